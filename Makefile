@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export OMP_NUM_THREADS ?= 1
+export DO_NOT_TRACK = true
+export MLFLOW_DISABLE_TELEMETRY = true
+export RAY_USAGE_STATS_ENABLED = 0
+PYTHON ?= python3.11
+UV_VERSION = 0.13.8
+RUN = .venv/bin/python -m
+
+help: ## this list
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
+
+setup: .venv/ready ## install into .venv what the lock file names, by hash
+
+.venv/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet uv==$(UV_VERSION)
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## the whole loop on the shipped restaurants, on embedded defaults
+	.venv/bin/evermodel demo
+
+test: setup ## all tests
+	$(RUN) pytest tests
+
+lint: setup ## format, lint, types, import contracts
+	$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && .venv/bin/lint-imports
+
+bench: setup ## the claims of docs/benchmarks.md, each against a peer in the same run
+	$(RUN) benchmarks
+
+pipelines: setup ## compile the pipelines to IR YAML
+	$(RUN) pipelines compile --out pipelines/compiled
+
+lock: ## resolve the lock file anew
+	.venv/bin/uv pip compile pyproject.toml --extra kafka --extra redis --extra k8s --group dev --generate-hashes --python-version 3.11 --quiet --upgrade -o requirements.lock
+
+images cluster e2e: ## of the cluster profile: see docs/roadmap.md
+	@echo "$@ belongs to the cluster profile, which is not built yet: see k8s/README.md"; exit 1
+
+.PHONY: help setup demo test lint bench pipelines lock images cluster e2e

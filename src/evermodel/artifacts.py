@@ -1,0 +1,331 @@
+"""What travels between stages: frozen, small, to and from canonical JSON. Data travels by reference (`Ref`).
+
+Times are timezone-aware UTC here; inside array code they are int64 microseconds since the epoch (`micros`).
+A `Window` is half-open in event time: start ≤ t < end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+AlertKind = Literal["data_quality", "feature_drift", "prediction_drift", "performance", "schedule", "manual"]
+Diagnosis = Literal["broken_data", "covariate_shift", "label_shift", "concept_shift", "unknown"]
+Mode = Literal["stateful", "from_scratch"]
+VerdictWord = Literal["promote", "hold", "reject"]
+MICROSECOND = 1_000_000
+
+
+def micros(time: datetime) -> int:
+    """Microseconds since the epoch, exact (no float on the way)."""
+    delta = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * MICROSECOND + delta.microseconds
+
+
+def from_micros(value: int) -> datetime:
+    """The aware UTC time of `value` microseconds since the epoch."""
+    seconds, rest = divmod(int(value), MICROSECOND)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(f"time {value.isoformat()} has no zone; write it with Z or an offset")
+    return value.astimezone(UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_utc)]
+
+
+class Artifact(BaseModel):
+    """A frozen record with canonical JSON: the same content gives the same bytes, so it can be digested."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    def to_json(self) -> str:
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        return cls.model_validate_json(text)
+
+    def content_digest(self) -> str:
+        return sha256(self.to_json().encode())
+
+
+def canonical_json(value: Any) -> str:
+    """Sorted keys, no spaces, UTF-8: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Window(Artifact):
+    """[start, end) in event time."""
+
+    start: Time
+    end: Time
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"window start {self.start.isoformat()} is not before its end {self.end.isoformat()}")
+        return self
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """(start, end) in microseconds."""
+        return micros(self.start), micros(self.end)
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%dT%H:%M:%SZ}..{self.end:%Y-%m-%dT%H:%M:%SZ}"
+
+
+class Ref(Artifact):
+    """A thing in storage, with the digest of its content."""
+
+    uri: str
+    digest: str
+
+
+class IngestReport(Artifact):
+    """rows_in = applied + duplicate + rejected (late rows are applied, and counted once more as `late`)."""
+
+    source: str
+    batch_id: str
+    rows_in: int
+    applied: int
+    duplicate: int
+    rejected: int
+    late: int = 0
+    reject_reasons: dict[str, int] = {}
+    rejects_uri: str | None = None
+    data_version: str
+
+
+class TrainingManifest(Artifact):
+    """Where a model came from: enough to prove which windows it saw, and to train it again."""
+
+    use_case: str
+    objective: str
+    mode: Mode
+    windows: tuple[Window, ...]
+    gate_window: Window | None = None
+    replay_rows: int = 0
+    replay_window: Window | None = None
+    trigger: Window | None = None
+    rows: int
+    epochs: int
+    rows_trained: int  # rows × epochs, replayed rows included
+    row_digest: str  # over the sorted row ids that were trained on
+    data_version: str
+    training_set: Ref | None = None
+    config_digest: str
+    features: tuple[str, ...]
+    code_version: str
+    parent: str | None = None  # bundle digest
+    seed: int
+    num_workers: int = 1
+    seconds: float  # the optimisation loop alone
+    step0_loss: float | None = None
+    parent_loss: float | None = None
+    final_loss: float
+    cursor: Time  # the next turn's new rows start here
+    reason: str | None = None  # why from_scratch, where a parent was there
+
+
+class TrainingSet(Artifact):
+    """One turn's rows, by reference: what is trained on, what is replayed, what the gate judges on.
+
+    The gate's rows are the newest share of the matured rows; the turn after this one starts with them (`cursor`).
+    """
+
+    use_case: str
+    windows: tuple[Window, ...]  # of the fresh rows trained on
+    gate_window: Window
+    replay_window: Window | None
+    train: Ref
+    gate: Ref
+    replay: Ref | None
+    rows: int
+    gate_rows: int
+    replay_rows: int
+    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
+    data_version: str
+    cursor: Time
+
+
+class BundleRef(Artifact):
+    """One objective's packed model."""
+
+    objective: str
+    uri: str
+    digest: str
+
+
+class Release(Artifact):
+    """The unit of promotion: one bundle for each objective, and the weights that they are served with at first."""
+
+    use_case: str
+    bundles: tuple[BundleRef, ...]
+    weights: dict[str, float]
+    cursor: Time  # every matured row before it has been trained on, or is in the replay pool
+    created: Time
+    parent: str | None = None  # release id
+    reference: Ref | None = None  # what monitoring compares with
+
+    @property
+    def id(self) -> str:
+        """Content digest, shortened: twelve hex digits name a release in tables and answers."""
+        return self.content_digest()[:12]
+
+    def bundle(self, objective: str) -> BundleRef:
+        return next(bundle for bundle in self.bundles if bundle.objective == objective)
+
+
+class Check(Artifact):
+    """One reason of a verdict."""
+
+    name: str
+    level: Literal["enforce", "warn"]
+    passed: bool
+    reason: str
+    value: float | None = None
+    bound: float | None = None
+
+
+class Interval(Artifact):
+    """A point estimate with its bootstrap interval."""
+
+    point: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Verdict(Artifact):
+    """The gate's word, with every reason."""
+
+    word: VerdictWord
+    difference: Interval | None = None  # challenger − champion on the same rows, in the direction where more is better
+    checks: tuple[Check, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+class SliceScore(Artifact):
+    slice: str
+    value: str
+    rows: int
+    metric: float | None
+
+
+class EvaluationReport(Artifact):
+    """How a challenger (and, on the same rows, the champion and the baselines) did on rows it never trained on."""
+
+    use_case: str
+    challenger: str
+    champion: str | None
+    rows: int
+    window: Window
+    metric: str
+    metrics: dict[str, float | None]
+    champion_metrics: dict[str, float | None] = {}
+    baselines: dict[str, float | None] = {}
+    slices: tuple[SliceScore, ...] = ()
+    calibration: tuple[tuple[float, float, int], ...] = ()  # mean score, observed rate, rows per bin
+    roc: tuple[tuple[float, float, float], ...] = ()  # false positive rate, true positive rate, threshold
+    behaviour: tuple[Check, ...] = ()
+    model_bytes: int
+    milliseconds_per_row: float
+    verdict: Verdict
+
+
+class DriftScore(Artifact):
+    """One column of one window against the reference. `drifted` is None where it can't be known."""
+
+    column: str
+    method: str
+    score: float | None
+    threshold: float
+    drifted: bool | None
+
+
+class Alert(Artifact):
+    use_case: str
+    kind: AlertKind
+    window: Window
+    champion: str | None
+    diagnosis: Diagnosis = "unknown"
+    evidence: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """Asking twice is one alert: the id is its use case, kind, window and champion."""
+        key = (self.use_case, self.kind, *self.window.span, self.champion)
+        return sha256(canonical_json(key).encode())[:16]
+
+
+class MonitoringReport(Artifact):
+    """One window of answers against the champion's reference. A figure is None where too little is known."""
+
+    use_case: str
+    window: Window
+    champion: str | None
+    rows: int
+    matured_rows: int
+    metric: str
+    performance: float | None  # on matured rows only
+    estimate: float | None = None  # of the same metric, while labels are missing
+    reference: float | None  # the champion's own at its gate
+    drift: tuple[DriftScore, ...] = ()
+    quality: dict[str, float] = {}
+    business: dict[str, float] = {}
+    maturity: tuple[tuple[float, float], ...] = ()  # age in seconds, share of labels known by then
+    skew: dict[str, float] = {}
+    alerts: tuple[Alert, ...] = ()
+
+
+class Decision(Artifact):
+    """`decide`'s answer: what to do, with which windows, and why (or why not)."""
+
+    use_case: str
+    at: Time
+    action: Literal["retrain", "keep"]
+    reason: str
+    champion: str | None
+    windows: tuple[Window, ...] = ()
+    trigger: Window | None = None
+    mode: Mode = "stateful"
+    diagnosis: Diagnosis = "unknown"
+    alerts: tuple[str, ...] = ()
+
+    @property
+    def retrain_key(self) -> str:
+        """use case + champion + end of the newest trigger window: one run a key, however often it is asked."""
+        end = self.trigger.end.isoformat() if self.trigger else None
+        return sha256(canonical_json((self.use_case, self.champion, end)).encode())[:16]
+
+    @property
+    def id(self) -> str:
+        return self.content_digest()[:16]
+
+
+class Promotion(Artifact):
+    """One row of the ledger's audit chain. The row is the commit; aliases and the Serve config are projections."""
+
+    use_case: str
+    version: int
+    release: Release
+    previous: str | None
+    action: Literal["promote", "rollback"]
+    verdict: Verdict | None
+    reason: str
+    actor: str
+    at: Time
+    chain: str  # sha256 of the previous row's chain + this row's content

@@ -1,0 +1,166 @@
+"""The only module that opens paths: local ones and any that pyarrow.fs can reach by URI (`s3://bucket/key?endpoint_override=…`).
+
+A write is whole or not there: locally temp + fsync + rename, on an object store one put. `create_*` fails with
+ConflictError where the name exists: it is the compare-and-set that the event log and the bundles commit with.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from evermodel.errors import ConflictError, IntegrityError
+from evermodel.failpoint import failpoint
+
+
+def join(uri: str | Path, *parts: str) -> str:
+    """`uri/part/part`; the query of a URI stays at its end."""
+    head, question, query = str(uri).partition("?")
+    return "/".join([head.rstrip("/"), *(part.strip("/") for part in parts)]) + question + query
+
+
+def local_path(uri: str | Path) -> Path | None:
+    """The path of a local URI (a plain path or file://), None of any other."""
+    text = str(uri)
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    return None if "://" in text else Path(text)
+
+
+def _remote(uri: str) -> tuple[fs.FileSystem, str]:
+    return fs.FileSystem.from_uri(uri)
+
+
+def exists(uri: str | Path) -> bool:
+    if (path := local_path(uri)) is not None:
+        return path.exists()
+    system, key = _remote(str(uri))
+    return bool(system.get_file_info(key).type != fs.FileType.NotFound)
+
+
+def size(uri: str | Path) -> int:
+    """Bytes of a file, without reading it."""
+    if (path := local_path(uri)) is not None:
+        return path.stat().st_size
+    system, key = _remote(str(uri))
+    return int(system.get_file_info(key).size)
+
+
+def read_bytes(uri: str | Path, *, limit: int | None = None) -> bytes:
+    """The whole file; IntegrityError, before reading, where it is larger than `limit` bytes."""
+    if limit is not None and (found := size(uri)) > limit:
+        raise IntegrityError(f"{uri} has {found} bytes; at most {limit} are read")
+    if (path := local_path(uri)) is not None:
+        return path.read_bytes()
+    system, key = _remote(str(uri))
+    with system.open_input_stream(key) as stream:
+        return bytes(stream.read())
+
+
+def read_text(uri: str | Path) -> str:
+    return read_bytes(uri).decode()
+
+
+def write_bytes(uri: str | Path, data: bytes) -> None:
+    """Write the whole file, or leave what was there."""
+    _put(uri, data, exclusive=False)
+
+
+def write_text(uri: str | Path, text: str) -> None:
+    write_bytes(uri, text.encode())
+
+
+def create_bytes(uri: str | Path, data: bytes) -> None:
+    """Write the whole file; ConflictError where one of that name is there."""
+    _put(uri, data, exclusive=True)
+
+
+def _put(uri: str | Path, data: bytes, *, exclusive: bool) -> None:
+    path = local_path(uri)
+    if path is None:
+        system, key = _remote(str(uri))
+        if exclusive and exists(uri):
+            raise ConflictError(f"{uri} is already there")
+        with system.open_output_stream(key) as stream:
+            stream.write(data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        failpoint(f"storage.{'create' if exclusive else 'write'}.before_rename")
+        if exclusive:
+            _link(temporary, path)
+        else:
+            os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    failpoint(f"storage.{'create' if exclusive else 'write'}.after_rename")
+
+
+def _link(temporary: str, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise ConflictError(f"{path} is already there") from None
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
+    """The URIs of all files below `uri` whose name ends in `suffix`, sorted; none where `uri` isn't there."""
+    if (root := local_path(uri)) is not None:
+        return sorted(
+            str(path) for path in root.rglob(f"*{suffix}") if path.is_file() and not path.name.startswith(".")
+        )
+    head, question, query = str(uri).partition("?")
+    system, key = _remote(str(uri))
+    if system.get_file_info(key).type == fs.FileType.NotFound:
+        return []
+    found = system.get_file_info(fs.FileSelector(key, recursive=True))
+    names = (info.path[len(key) :] for info in found if info.type == fs.FileType.File)
+    return sorted(head.rstrip("/") + name + question + query for name in names if name.endswith(suffix))
+
+
+def delete_tree(uri: str | Path) -> None:
+    """Remove a folder and all below it; nothing where it isn't there."""
+    if (path := local_path(uri)) is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    system, key = _remote(str(uri))
+    system.delete_dir(key)
+
+
+def write_table(uri: str | Path, table: pa.Table) -> str:
+    """Write Parquet (zstd), whole or not at all; the sha256 of its bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    write_bytes(uri, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_table(uri: str | Path, *, columns: list[str] | None = None, digest: str | None = None) -> pa.Table:
+    """Read Parquet; IntegrityError where `digest` is given and the bytes have another, before they are parsed."""
+    data = read_bytes(uri)
+    if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
+        raise IntegrityError(f"{uri}: sha256 is {found}, its manifest says {digest}")
+    return pq.read_table(pa.BufferReader(data), columns=columns)

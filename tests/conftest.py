@@ -1,0 +1,32 @@
+"""Fixtures of all tests. Real data is never shipped: where it is absent, a test that needs it says so and skips."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from evermodel import use_case
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the real data sets, or a skip with the reason."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data is not here: {SHARED_DATA} is absent")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def electricity() -> use_case.UseCase:
+    return use_case.load(ROOT / "use_cases" / "electricity.yaml")
+
+
+@pytest.fixture(scope="session")
+def fraud() -> use_case.UseCase:
+    return use_case.load(ROOT / "use_cases" / "fraud.yaml")
