@@ -46,14 +46,24 @@ class Profile(BaseSettings):
     def mlflow_uri(self) -> str:
         return self.mlflow.format(state=self.state_uri)
 
+    @property
+    def online_features(self) -> str:
+        """The file of the online store, as `feature_repo/feature_store.yaml` names it."""
+        return storage.join(self.state_uri, "online.db")
+
+    @property
+    def offline_features(self) -> str:
+        """The folder of the Parquet files that each materialisation appends to."""
+        return storage.join(self.state_uri, "features")
+
     def place(self, use_case: str, *parts: str) -> str:
         """The URI below which a use case keeps one kind of thing: `place("fraud", "events")`."""
         return storage.join(self.state_uri, use_case, *parts)
 
 
 def find_project(start: Path | None = None) -> Path:
-    """The nearest folder, from `start` upwards, that holds `evermodel.yaml`."""
-    here = (start or Path.cwd()).resolve()
+    """The nearest folder that holds `evermodel.yaml`, from `start` (or EVERMODEL_PROJECT, or here) upwards."""
+    here = (start or Path(os.environ.get("EVERMODEL_PROJECT") or Path.cwd())).resolve()
     for folder in (here, *here.parents):
         if (folder / MARKER).is_file():
             return folder
@@ -63,7 +73,7 @@ def find_project(start: Path | None = None) -> Path:
 def load_profile(start: Path | None = None) -> Profile:
     """Read the project's `evermodel.yaml`; UseCaseError with the nearest valid key where one is unknown."""
     root = find_project(start)
-    values = yaml.safe_load((root / MARKER).read_text()) or {}
+    values = yaml.safe_load(storage.read_text(root / MARKER)) or {}
     for key in values:
         if key not in Profile.model_fields:
             raise UseCaseError(f"{root / MARKER}: unknown key {key!r}; {nearest(key, Profile.model_fields)}")

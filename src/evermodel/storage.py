@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -140,6 +141,28 @@ def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
     return sorted(head.rstrip("/") + name + question + query for name in names if name.endswith(suffix))
 
 
+def make_folder(uri: str | Path) -> None:
+    """See that a local folder is there, for an engine that opens its own files in it; nothing to do elsewhere."""
+    if (path := local_path(uri)) is not None:
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def delete_file(uri: str | Path) -> None:
+    """Remove one file; nothing where it isn't there."""
+    if (path := local_path(uri)) is not None:
+        path.unlink(missing_ok=True)
+        return
+    system, key = _remote(str(uri))
+    if system.get_file_info(key).type == fs.FileType.File:
+        system.delete_file(key)
+
+
+def make_folder(uri: str | Path) -> None:
+    """Make a folder and those above it; an object store needs none."""
+    if (path := local_path(uri)) is not None:
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def delete_tree(uri: str | Path) -> None:
     """Remove a folder and all below it; nothing where it isn't there."""
     if (path := local_path(uri)) is not None:
@@ -164,3 +187,9 @@ def read_table(uri: str | Path, *, columns: list[str] | None = None, digest: str
     if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
         raise IntegrityError(f"{uri}: sha256 is {found}, its manifest says {digest}")
     return pq.read_table(pa.BufferReader(data), columns=columns)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """A local file for a subprocess to write its output to as it goes: the one write that isn't whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")

@@ -1,0 +1,13 @@
+"""Point-in-time rows of the plan's windows: what is trained on, what is replayed, what the gate judges on."""
+
+from components import component
+
+
+@component
+def build_training_set(plan: str) -> str:
+    from evermodel import journey
+    from evermodel.artifacts import Plan
+
+    project, todo = journey.Project.open(), Plan.from_json(plan)
+    with project.recording(todo, "build_training_set", now=todo.now):
+        return journey.build_training_set(project, todo).to_json()

@@ -1,0 +1,17 @@
+"""Look at one window of answers with the labels known by now; alerts go to the ledger."""
+
+from components import component
+from kfp import dsl
+
+
+@component
+def monitor(use_case: str, use_case_digest: str, window: str, now: str, page: dsl.Output[dsl.HTML]) -> str:
+    from evermodel import journey, storage
+    from evermodel.arguments import moment, span
+
+    project, at = journey.Project.open(), moment(now)
+    _, case = project.find(use_case)
+    looked_at = span(window) or journey.newest_window(case, now=at)
+    report = journey.monitor(project, use_case, window=looked_at, now=at)
+    storage.write_text(page.path, journey.monitoring_page(project, use_case, report))
+    return report.to_json()

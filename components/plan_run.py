@@ -1,0 +1,40 @@
+"""Settle what a run is to do, and claim its key: a second run of one key is not granted, and does nothing."""
+
+from typing import NamedTuple
+
+from components import component
+
+
+@component
+def plan_run(
+    use_case: str,
+    use_case_digest: str,
+    windows: str,
+    mode: str,
+    parent: str,
+    trigger: str,
+    retrain_key: str,
+    reason: str,
+    now: str,
+    owner: str,
+) -> NamedTuple("Outputs", plan=str, granted=str):  # type: ignore[valid-type]
+    from collections import namedtuple
+
+    from evermodel import journey
+    from evermodel.arguments import moment, span, spans
+
+    project, at = journey.Project.open(), moment(now)
+    plan = journey.plan(
+        project,
+        use_case,
+        now=at,
+        windows=spans(windows),
+        mode=mode or None,
+        trigger=span(trigger),
+        key=retrain_key,
+        reason=reason,
+        parent=parent or "champion",
+        use_case_digest=use_case_digest,
+    )
+    granted = journey.claim(project, plan, owner=owner, now=at)
+    return namedtuple("Outputs", "plan granted")(plan.to_json(), "yes" if granted else "no")

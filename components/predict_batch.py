@@ -1,0 +1,11 @@
+"""Score the rows of a window with the champion on Ray Data; as many rows come out as went in."""
+
+from components import component
+
+
+@component
+def predict_batch(use_case: str, use_case_digest: str, window: str, now: str) -> str:
+    from evermodel import journey
+    from evermodel.arguments import moment, span
+
+    return journey.predict_batch(journey.Project.open(), use_case, window=span(window), now=moment(now))

@@ -1,0 +1,17 @@
+"""Carry out the verdict: the ledger's promotion row is the commit, the registry's aliases follow it."""
+
+from components import component
+
+
+@component
+def promote(plan: str, release: str, report: str, registered: str) -> str:
+    from evermodel import journey
+    from evermodel.artifacts import EvaluationReport, Plan, Release
+
+    project, todo = journey.Project.open(), Plan.from_json(plan)
+    verdict = EvaluationReport.from_json(report)
+    with project.recording(todo, "promote", now=todo.now):
+        word = journey.promote(project, todo, Release.from_json(release), verdict, actor="pipeline")
+        if registered:
+            journey.project_aliases(project, todo.use_case)
+    return word

@@ -1,0 +1,86 @@
+"""`python -m pipelines compile|run|submit`: the same pipelines to IR YAML, through kfp.local, or to a KFP endpoint."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from kfp import compiler, local
+from kfp.dsl.base_component import BaseComponent
+from pipelines.batch_prediction import batch_prediction
+from pipelines.materialize import materialize
+from pipelines.monitoring import monitoring
+from pipelines.training import training
+
+from evermodel.errors import EvermodelError, nearest
+from evermodel.profile import load_profile
+
+PIPELINES: dict[str, BaseComponent] = {
+    "training": training,
+    "monitoring": monitoring,
+    "materialize": materialize,
+    "batch_prediction": batch_prediction,
+}
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Parameters = Annotated[list[str], typer.Argument(help="name=value …: the pipeline's parameters")]
+
+
+@app.command("compile")
+def compile_all(out: Annotated[Path, typer.Option(help="folder for the IR YAML")] = Path("pipelines/compiled")) -> None:
+    """Write every pipeline's IR YAML."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, pipeline in PIPELINES.items():
+        compiler.Compiler().compile(pipeline, str(out / f"{name}.yaml"))
+        print(out / f"{name}.yaml")
+
+
+@app.command()
+def run(name: str, parameters: Parameters) -> None:
+    """Run a pipeline here, each step a subprocess; steps whose inputs haven't changed are taken from the cache."""
+    pipeline, values = _read(name, parameters)
+    profile = load_profile()
+    root = Path(profile.state_uri) / "pipelines"
+    os.chdir(profile.root)
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True
+    )
+    pipeline(**values)
+
+
+@app.command()
+def submit(name: str, parameters: Parameters, endpoint: Annotated[str, typer.Option(envvar="KFP_ENDPOINT")]) -> None:
+    """Start a run on a Kubeflow Pipelines endpoint; prints its id."""
+    from kfp.client import Client
+
+    pipeline, values = _read(name, parameters)
+    result = Client(host=endpoint).create_run_from_pipeline_func(pipeline, arguments=values)
+    print(result.run_id)
+
+
+def _read(name: str, parameters: list[str]) -> tuple[BaseComponent, dict[str, str]]:
+    if name not in PIPELINES:
+        raise typer.BadParameter(f"no pipeline {name!r}; {nearest(name, PIPELINES)}")
+    known = PIPELINES[name].component_spec.inputs or {}
+    values = {}
+    for parameter in parameters:
+        key, equals, value = parameter.partition("=")
+        if not equals or key not in known:
+            raise typer.BadParameter(f"{parameter!r}: write name=value; {nearest(key, known)}")
+        values[key] = value
+    return PIPELINES[name], values
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore", module="kfp")
+    logging.getLogger("kfp").setLevel(logging.WARNING)
+    try:
+        app()
+    except EvermodelError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Score a window of rows with the champion."""
+
+from components.predict_batch import predict_batch
+from kfp import dsl
+
+
+@dsl.pipeline(name="batch-prediction", description="Score a window of rows with the champion.")
+def batch_prediction(use_case: str, window: str, use_case_digest: str = "", now: str = "") -> None:
+    """As many scores as rows, in Parquet.
+
+    Args:
+        use_case: Name, path or URI of the use-case file.
+        window: START..END in ISO 8601.
+        use_case_digest: Digest of its content; empty accepts whatever the file says now.
+        now: The time that the run takes for the present; empty takes the clock's.
+    """
+    predict_batch(use_case=use_case, use_case_digest=use_case_digest, window=window, now=now).set_caching_options(False)

@@ -1,0 +1,391 @@
+"""The command line: one verb a stage, the same for people and for CI.
+
+Data goes to stdout, progress to stderr and only on a terminal. Exit codes: 0 ok, 1 failure, 2 usage, 3 gate not passed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from evermodel import use_case as use_cases
+from evermodel.arguments import moment, span, spans
+from evermodel.artifacts import Plan, Release, TrainingSet
+from evermodel.errors import EvermodelError, GateError, UseCaseError
+from evermodel.journey import Project
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None)
+features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
+config_app = typer.Typer(no_args_is_help=True, help="What is in force, and what may be written.")
+app.add_typer(features_app, name="features")
+app.add_typer(config_app, name="config")
+
+UseCaseName = Annotated[str, typer.Argument(metavar="USE_CASE", help="name, path or URI of a use-case file")]
+DataDir = Annotated[str, typer.Option("--data", help="folder that the sources' paths are relative to")]
+Now = Annotated[str, typer.Option("--now", help="what the command takes for the present; empty: the clock")]
+Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="table or json")]
+
+
+def show(rows: Sequence[dict[str, Any]] | dict[str, Any], output: str) -> None:
+    """Print rows as a table, or as JSON for a program."""
+    if output == "json":
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    listed = [rows] if isinstance(rows, dict) else list(rows)
+    if not listed:
+        print("nothing")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in listed[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in listed:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def progress(message: str) -> None:
+    """One line for a person who watches; nothing in a pipe."""
+    if sys.stderr.isatty():
+        print(message, file=sys.stderr)
+
+
+@app.command()
+def init(
+    name: str, template: Annotated[str, typer.Option(help="electricity, entree, fraud or restaurants")] = "restaurants"
+) -> None:
+    """Write a complete project with one use case into the folder NAME."""
+    from evermodel.template import write_project
+
+    for path in write_project(Path(name), template):
+        print(path)
+
+
+@app.command()
+def ingest(use_case: UseCaseName, data: DataDir = ".", now: Now = "", output: Output = "table") -> None:
+    """Append a use case's sources to its event log: what is there already is counted, not applied."""
+    from evermodel import journey
+
+    reports = journey.ingest(Project.open(), use_case, data_dir=data, now=moment(now))
+    show([report.model_dump(mode="json") for report in reports], output)
+
+
+@features_app.command("apply")
+def features_apply(output: Output = "table") -> None:
+    """Register the features of every use case with the feature store."""
+    from evermodel import journey
+
+    show([{"registered": name} for name in journey.apply_features(Project.open())], output)
+
+
+@features_app.command("materialize")
+def features_materialize(use_case: UseCaseName, now: Now = "", output: Output = "table") -> None:
+    """Bring the online store up to date."""
+    from evermodel import journey
+
+    show({"use_case": use_case, "entities": journey.materialize(Project.open(), use_case, now=moment(now))}, output)
+
+
+@features_app.command("show")
+def features_show(
+    use_case: UseCaseName,
+    entity: Annotated[str, typer.Option(help="entity:id, such as restaurant:r7; empty: the definitions")] = "",
+    output: Output = "table",
+) -> None:
+    """The features of a use case, or what the online store holds for one id."""
+    project = Project.open()
+    _, case = project.find(use_case)
+    if entity:
+        from evermodel.features.online import OnlineStore
+
+        name, _, key = entity.partition(":")
+        table = OnlineStore(case, project.profile.online_features).read(name, [key], timeout_s=5.0)
+        show(table.to_pylist(), output)
+        return
+    rows = [
+        {"feature": column, "kind": feature.kind, "encode": feature.encode, "missing": feature.missing}
+        for feature in case.features
+        for column in use_cases.feature_columns(feature)
+    ]
+    show(rows, output)
+
+
+@app.command()
+def train(
+    use_case: UseCaseName,
+    window: Annotated[str, typer.Option(help="START..END, comma between several; empty: all that is new")] = "",
+    mode: Annotated[str, typer.Option(help="stateful or from_scratch; empty: stateful where there is a champion")] = "",
+    parent: Annotated[str, typer.Option(help="champion, none, or a release id")] = "champion",
+    reason: str = "",
+    now: Now = "",
+    output: Output = "table",
+) -> None:
+    """Train a challenger here, in process; prints the run's key, which `evaluate` and `promote` take."""
+    from evermodel import journey
+
+    project, at = Project.open(), moment(now)
+    todo = journey.plan(
+        project, use_case, now=at, windows=spans(window), mode=journey.mode_of(mode), parent=parent, reason=reason
+    )
+    if not journey.claim(project, todo, owner="cli", now=at):
+        raise EvermodelError(f"run {todo.key} is finished, or somebody else's: evaluate it, or name another window")
+    with project.recording(todo, "train", now=at):
+        rows = journey.build_training_set(project, todo)
+        progress(f"{rows.rows} rows to train on, {rows.replay_rows} replayed, {rows.gate_rows} to judge on")
+        release = journey.train(project, todo, rows)
+    show({"key": todo.key, "release": release.id, "rows": rows.rows, "home": release.home}, output)
+
+
+def _run(project: Project, use_case: str, key: str) -> tuple[Plan, TrainingSet, Release]:
+    from evermodel import journey
+
+    return journey.read_run(project, use_case, key)
+
+
+@app.command()
+def evaluate(use_case: UseCaseName, key: str, output: Output = "table") -> None:
+    """Judge a trained challenger against the champion; exit code 3 where the gate doesn't say promote."""
+    from evermodel import journey
+
+    project = Project.open()
+    todo, rows, release = _run(project, use_case, key)
+    report = journey.evaluate(project, todo, rows, release)
+    show(
+        {
+            "verdict": report.verdict.word,
+            "metric": report.metric,
+            "challenger": report.metrics.get(report.metric),
+            "champion": report.champion_metrics.get(report.metric),
+            "reasons": "\n".join(report.verdict.reasons),
+            "report": f"{release.home}/report.html",
+        },
+        output,
+    )
+    if report.verdict.word != "promote":
+        raise typer.Exit(3)
+
+
+@app.command()
+def promote(
+    use_case: UseCaseName,
+    key: str,
+    override: Annotated[str, typer.Option(help="promote against the gate, for this recorded reason")] = "",
+    output: Output = "table",
+) -> None:
+    """Make a judged challenger the champion; exit code 3 where the gate doesn't say promote."""
+    from evermodel import journey
+
+    project = Project.open()
+    todo, _, release = _run(project, use_case, key)
+    report = journey.read_report(release)
+    journey.register(project, todo, release, report)
+    word = journey.promote(project, todo, release, report, actor="cli", override=override or None)
+    journey.project_aliases(project, todo.use_case)
+    show({"release": release.id, "verdict": word}, output)
+    if word != "promote":
+        raise typer.Exit(3)
+
+
+@app.command()
+def rollback(use_case: UseCaseName, reason: Annotated[str, typer.Option()], now: Now = "", output: Output = "table") -> None:
+    """Put the previous champion back, for a recorded reason."""
+    from evermodel import journey
+
+    project = Project.open()
+    row = journey.rollback(project, use_case, now=moment(now), actor="cli", reason=reason)
+    journey.project_aliases(project, row.use_case)
+    show({"champion": row.release.id, "previous": row.previous, "version": row.version}, output)
+
+
+@app.command()
+def serve(
+    use_case: Annotated[list[str], typer.Argument(metavar="USE_CASE...")],
+    port: int = 8000,
+    simulated_time: Annotated[bool, typer.Option(help="take the present from each request's `at`")] = False,
+) -> None:
+    """Answer over HTTP on 127.0.0.1 until interrupted; a new champion is picked up while it runs."""
+    from evermodel import journey
+
+    journey.serve(Project.open(), use_case, port=port, simulated_time=simulated_time)
+
+
+@app.command()
+def predict(
+    use_case: UseCaseName,
+    window: Annotated[str, typer.Option(help="START..END of the rows to score")],
+    now: Now = "",
+    output: Output = "table",
+) -> None:
+    """Score the rows of a window with the champion into Parquet."""
+    from evermodel import journey
+
+    uri = journey.predict_batch(Project.open(), use_case, window=span(window), now=moment(now))
+    show({"predictions": uri}, output)
+
+
+@app.command()
+def monitor(
+    use_case: UseCaseName,
+    window: Annotated[str, typer.Option(help="START..END; empty: the last whole one")] = "",
+    now: Now = "",
+    output: Output = "table",
+) -> None:
+    """Look at a window of answers; alerts go to the ledger."""
+    from evermodel import journey
+
+    project, at = Project.open(), moment(now)
+    _, case = project.find(use_case)
+    looked_at = span(window) or journey.newest_window(case, now=at)
+    report = journey.monitor(project, use_case, window=looked_at, now=at)
+    if output == "json":
+        show(report.model_dump(mode="json"), output)
+        return
+    alerts = ", ".join(f"{alert.kind} ({alert.diagnosis})" for alert in report.alerts)
+    show(
+        {
+            "window": str(report.window),
+            "rows": report.rows,
+            "matured": report.matured_rows,
+            report.metric: report.performance,
+            "reference": report.reference,
+            "alerts": alerts or "none",
+        },
+        output,
+    )
+
+
+@app.command()
+def decide(use_case: UseCaseName, now: Now = "", output: Output = "table") -> None:
+    """Ask the policy whether to retrain, and why (or why not)."""
+    from evermodel import journey
+
+    decision = journey.decide(Project.open(), use_case, now=moment(now))
+    show({**decision.model_dump(mode="json", exclude={"alerts"}), "retrain_key": decision.retrain_key}, output)
+
+
+@app.command()
+def retrain(
+    use_case: UseCaseName,
+    window: Annotated[str, typer.Option(help="START..END; empty: all that is new to the champion")] = "",
+    mode: str = "",
+    reason: str = "asked for by hand",
+    now: Now = "",
+    output: Output = "table",
+) -> None:
+    """Start the training pipeline; the result comes from the ledger; exit code 3 where the gate isn't passed."""
+    from evermodel import journey
+
+    run = journey.retrain(Project.open(), use_case, windows=window, mode=mode, reason=reason, now=moment(now))
+    show(run, output)
+    if run["state"] == "failed":
+        raise typer.Exit(1)
+    if run["state"] != "promoted":
+        raise typer.Exit(3)
+
+
+@app.command()
+def replay(
+    use_case: UseCaseName,
+    out: Annotated[Path, typer.Option(help="folder for replay.json, the plot and the models")],
+    data: DataDir = ".",
+    policy: Annotated[list[str] | None, typer.Option(help="stateful, from_scratch, static; several allowed")] = None,
+    seed: Annotated[int | None, typer.Option(help="instead of the use case's")] = None,
+    output: Output = "table",
+) -> None:
+    """Live a history as if it were happening, once a policy, and compare: how often should I retrain?"""
+    from evermodel.retraining.replay import POLICIES, replay as live
+    from evermodel.retraining.story import plot_replay
+
+    wanted = policy or list(POLICIES)
+    for name in wanted:
+        if name not in POLICIES:
+            raise UseCaseError(f"policy {name!r}: write one of {', '.join(POLICIES)}")
+    case = use_cases.load(use_case if use_case.endswith((".yaml", ".yml")) else Project.open().find(use_case)[0])
+    case = case if seed is None else use_cases.with_seed(case, seed)
+    result = live(case, data_dir=data, out=out, policies=wanted, progress=progress)  # type: ignore[arg-type]
+    plot_replay(result, out / "replay.png")
+    if output == "json":
+        print(json.dumps(result))
+        return
+    show([{"policy": life["policy"], **life["totals"]} for life in result["policies"]], output)
+    progress(f"{out / 'replay.json'}, {out / 'replay.png'}")
+
+
+@app.command()
+def status(use_case: Annotated[str, typer.Argument()] = "", now: Now = "", output: Output = "table") -> None:
+    """Champion, its age, open alerts and runs of each use case."""
+    from evermodel import journey
+
+    show(journey.status(Project.open(), use_case or None, now=moment(now)), output)
+
+
+@app.command()
+def why(use_case: UseCaseName, output: Output = "table") -> None:
+    """Why it did or did not retrain: the decision log, newest last."""
+    project = Project.open()
+    _, case = project.find(use_case)
+    rows = [
+        {
+            "at": decision.at.isoformat(),
+            "action": decision.action,
+            "diagnosis": decision.diagnosis,
+            "reason": decision.reason,
+            "trigger": str(decision.trigger) if decision.trigger else None,
+            "mode": decision.mode,
+            "champion": decision.champion,
+        }
+        for decision in project.ledger().decisions(case.name)
+    ]
+    show(rows, output)
+
+
+@config_app.command("show")
+def config_show(use_case: Annotated[str, typer.Argument()] = "") -> None:
+    """The profile, or a use case with every default filled in, as YAML."""
+    project = Project.open()
+    value = project.find(use_case)[1] if use_case else project.profile
+    print(yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """JSON Schema of the use-case file, for editors."""
+    print(json.dumps(use_cases.json_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="of the HTTP API while the demo runs")] = 8123,
+    fresh: Annotated[bool, typer.Option(help="forget what an earlier demo has cached")] = False,
+) -> None:
+    """The whole loop on the shipped restaurants: serve, drift, alert, stateful retraining, promotion."""
+    from evermodel.demo import run_demo
+
+    run_demo(Project.open(), port=port, fresh=fresh)
+
+
+def main() -> None:
+    """The entry point: errors of Evermodel are one message, not a trace."""
+    try:
+        app()
+    except GateError as error:
+        print(f"gate not passed: {error}", file=sys.stderr)
+        sys.exit(3)
+    except UseCaseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except EvermodelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
+

@@ -1,0 +1,164 @@
+"""The online store: one packed row for each entity and view, in SQLite, read without importing Feast.
+
+A view's numbers lie in one blob of float64 (NaN is null), its texts in one JSON list, so a look-up of many entities is
+one indexed query and one `frombuffer`; Feast's own SQLite store keeps and scans a row for each feature.
+`features.online` offers the same file to Feast as an online store.
+
+A write never goes back in time: per entity, a row with an older or equal event time is skipped (Redis does the same).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evermodel import storage
+from evermodel.errors import FeatureStoreError
+
+Key = str | int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Features of some entities, in the order asked for.
+
+    `numbers` is float64[n, len(number_names)], NaN where null or unknown; `texts` has n lists; `event_times` is int64[n]
+    in microseconds, -1 where the entity is unknown.
+    """
+
+    number_names: tuple[str, ...]
+    text_names: tuple[str, ...]
+    numbers: np.ndarray
+    texts: list[list[str | None]]
+    event_times: np.ndarray
+
+    def column(self, name: str) -> list[Any]:
+        """One feature as Python values, None for null."""
+        if name in self.text_names:
+            index = self.text_names.index(name)
+            return [row[index] for row in self.texts]
+        values = self.numbers[:, self.number_names.index(name)]
+        return [None if np.isnan(value) else float(value) for value in values]
+
+
+class PackedStore:
+    """A file of packed views. One instance belongs to one thread."""
+
+    def __init__(self, path: str | Path, *, timeout_s: float = 5.0) -> None:
+        storage.make_folder(Path(path).parent)
+        self._path = str(path)
+        try:
+            self._connection = sqlite3.connect(self._path, timeout=timeout_s, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS views (name TEXT PRIMARY KEY, numbers TEXT NOT NULL, texts TEXT NOT NULL)"
+            )
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS packed (view TEXT, key TEXT, event_time INTEGER NOT NULL,"
+                " numbers BLOB NOT NULL, texts TEXT NOT NULL, PRIMARY KEY (view, key)) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise FeatureStoreError(f"online store {self._path}: {error}") from None
+
+    def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None:
+        """Name a view's features. A view whose features have changed is emptied: its rows can't be read any more."""
+        known = self._names(view)
+        if known == (tuple(numbers), tuple(texts)):
+            return
+        with self._transaction():
+            self._connection.execute("DELETE FROM packed WHERE view = ?", (view,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO views VALUES (?, ?, ?)", (view, json.dumps(list(numbers)), json.dumps(list(texts)))
+            )
+
+    def drop(self, view: str) -> None:
+        with self._transaction():
+            self._connection.execute("DELETE FROM packed WHERE view = ?", (view,))
+            self._connection.execute("DELETE FROM views WHERE name = ?", (view,))
+
+    def write(
+        self,
+        view: str,
+        keys: Sequence[Key],
+        event_times: np.ndarray,
+        numbers: np.ndarray,
+        texts: Sequence[Sequence[str | None]],
+    ) -> None:
+        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older or equal event time changes nothing."""
+        number_names, text_names = self._view(view)
+        matrix = np.ascontiguousarray(numbers, dtype=np.float64)
+        if matrix.shape != (len(keys), len(number_names)) or any(len(row) != len(text_names) for row in texts):
+            raise FeatureStoreError(f"view {view!r} has {len(number_names)} numbers and {len(text_names)} texts a row")
+        rows = [
+            (view, str(key), int(time), row.tobytes(), json.dumps(list(text)))
+            for key, time, row, text in zip(keys, event_times, matrix, texts, strict=True)
+        ]
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT INTO packed VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET"
+                " event_time = excluded.event_time, numbers = excluded.numbers, texts = excluded.texts"
+                " WHERE excluded.event_time > packed.event_time",
+                rows,
+            )
+
+    def read(self, view: str, keys: Sequence[Key]) -> Packed:
+        """Features of `keys`, in their order; FeatureStoreError where the store or the view isn't there."""
+        number_names, text_names = self._view(view)
+        wanted = [str(key) for key in keys]
+        found: dict[str, tuple[int, bytes, str]] = {}
+        for start in range(0, len(wanted), 900):  # below SQLite's limit of variables
+            part = wanted[start : start + 900]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT key, event_time, numbers, texts FROM packed WHERE view = ? AND key IN ({marks})"  # noqa: S608
+            found.update({row[0]: row[1:] for row in self._query(query, (view, *part))})
+        unknown = (-1, np.full(len(number_names), np.nan).tobytes(), json.dumps([None] * len(text_names)))
+        rows = [found.get(key, unknown) for key in wanted]
+        numbers = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float64)
+        return Packed(
+            number_names,
+            text_names,
+            numbers.reshape(len(rows), len(number_names)),
+            [json.loads(row[2]) for row in rows] if text_names else [[] for _ in rows],
+            np.array([row[0] for row in rows], dtype=np.int64),
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _view(self, view: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        names = self._names(view)
+        if names is None:
+            raise FeatureStoreError(f"online store {self._path} has no view {view!r}: apply the features first")
+        return names
+
+    def _names(self, view: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        rows = self._query("SELECT numbers, texts FROM views WHERE name = ?", (view,))
+        return (tuple(json.loads(rows[0][0])), tuple(json.loads(rows[0][1]))) if rows else None
+
+    def _query(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise FeatureStoreError(f"online store {self._path}: {error}") from None
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._connection)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT: two writers wait for one another instead of failing in the middle."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,437 @@
+"""The journey of a model, one function a stage, with a project's places filled in.
+
+A component and a verb of the command line both call these: they hold no logic of their own, and neither do these beyond
+where things lie. What a stage does is in its own package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from evermodel import bundle, storage
+from evermodel import use_case as use_cases
+from evermodel.artifacts import (
+    Decision,
+    EvaluationReport,
+    IngestReport,
+    Mode,
+    MonitoringReport,
+    Plan,
+    Promotion,
+    Release,
+    TrainingSet,
+    Window,
+    canonical_json,
+    from_micros,
+    micros,
+    sha256,
+)
+from evermodel.data.events import EventLog
+from evermodel.data.ingest import ingest as ingest_source
+from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.features import training_set as training_sets
+from evermodel.ledger import Ledger
+from evermodel.profile import Profile, load_profile
+from evermodel.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project directory: its profile, and where each use case keeps what."""
+
+    profile: Profile
+
+    @classmethod
+    def open(cls, start: Path | None = None) -> Project:
+        return cls(load_profile(start))
+
+    def find(self, reference: str) -> tuple[str, UseCase]:
+        """A use case by name (`fraud`), path or URI: where it lies, and what it says."""
+        if "/" in reference or reference.endswith((".yaml", ".yml")):
+            uri = reference
+        else:
+            uri = str(self.profile.root / "use_cases" / f"{reference}.yaml")
+            if not storage.exists(uri):
+                names = [Path(path).stem for path in storage.list_files(self.profile.root / "use_cases", suffix=".yaml")]
+                raise UseCaseError(f"no use case {reference!r} here; {use_cases.nearest(reference, names)}")
+        return uri, use_cases.load(uri)
+
+    def log(self, case: UseCase) -> EventLog:
+        return EventLog(self.profile.place(case.name, "events"))
+
+    def ledger(self) -> Ledger:
+        if self.profile.ledger_url.startswith("sqlite:///"):
+            storage.make_folder(Path(self.profile.ledger_url.removeprefix("sqlite:///")).parent)
+        return Ledger(self.profile.ledger_url)
+
+    def turn(self, plan: Plan, *parts: str) -> str:
+        """The folder of one run: its training set, its bundles, its report."""
+        return self.profile.place(plan.use_case, "turns", plan.key, *parts)
+
+    @contextmanager
+    def recording(self, plan: Plan, where: str, *, now: datetime) -> Iterator[None]:
+        """A step's failure goes into the ledger with its cause, and ends the run: an orchestrator doesn't carry it."""
+        try:
+            yield
+        except Exception as error:
+            ledger = self.ledger()
+            ledger.record_error(plan.use_case, where, f"{type(error).__name__}: {error}", now=now)
+            ledger.finish_run(plan.key, state="failed", result={"where": where, "error": str(error)}, now=now)
+            raise
+
+
+def ingest(project: Project, reference: str, *, data_dir: str | Path, now: datetime) -> list[IngestReport]:
+    """Read every source of a use case into its event log; what is there already is counted as duplicate."""
+    _, case = project.find(reference)
+    log = project.log(case)
+    return [ingest_source(case, source.name, log, data_dir=str(data_dir), now=now) for source in case.sources]
+
+
+def plan(
+    project: Project,
+    reference: str,
+    *,
+    now: datetime,
+    windows: Sequence[Window] = (),
+    mode: Mode | None = None,
+    trigger: Window | None = None,
+    key: str = "",
+    reason: str = "",
+    parent: str = "champion",
+    use_case_digest: str = "",
+) -> Plan:
+    """Settle what a run is to do. Empty `windows`: all that is new to the champion, or `training.first` without one.
+
+    `parent` is `champion`, `none`, or a release id of the ledger. Starting over although a champion is there is a
+    decision: it needs mode `from_scratch` and a reason.
+    """
+    uri, case = project.find(reference)
+    if use_case_digest not in ("", case.digest()):
+        raise UseCaseError(f"{uri}: the use case is not the one that the run was started with (digest {use_case_digest[:12]})")
+    champion = _parent(project.ledger(), case, parent)
+    chosen: Mode = mode or ("stateful" if champion else "from_scratch")
+    if champion is None and chosen == "stateful":
+        raise UseCaseError(f"{case.name}: there is no champion to go on from; train with mode from_scratch first")
+    from evermodel.training.train import code_version
+
+    spans = tuple(windows) or _default_windows(case, champion, now)
+    identity = (case.name, champion.id if champion else None, [window.span for window in spans], micros(now), chosen)
+    return Plan(
+        use_case=case.name,
+        use_case_uri=uri,
+        use_case_digest=case.digest(),
+        data_version=project.log(case).data_version(),
+        code_version=code_version(),
+        windows=spans,
+        mode=chosen,
+        parent=champion,
+        trigger=trigger,
+        now=now,
+        key=key or sha256(canonical_json(identity).encode())[:16],
+        reason=reason or ("asked for" if champion else "the first champion"),
+    )
+
+
+def _parent(ledger: Ledger, case: UseCase, parent: str) -> Release | None:
+    if parent == "none":
+        return None
+    champion = ledger.champion(case.name)
+    if parent == "champion" or (champion and champion.id == parent):
+        return champion
+    known = {row.release.id: row.release for row in ledger.promotions(case.name)}
+    if parent not in known:
+        raise UseCaseError(f"{case.name}: no release {parent!r} in the ledger; {use_cases.nearest(parent, known)}")
+    return known[parent]
+
+
+def _default_windows(case: UseCase, champion: Release | None, now: datetime) -> tuple[Window, ...]:
+    if champion is not None:
+        return (Window(start=champion.cursor, end=now),)
+    if case.training.first is None:
+        raise UseCaseError(f"{case.name}: name the windows to train on, or training.first in the use case")
+    return (case.training.first,)
+
+
+def claim(project: Project, plan: Plan, *, owner: str, now: datetime) -> bool:
+    """Claim the run's lease and open it: False where another owner has it, or the key's run is finished."""
+    ledger = project.ledger()
+    storage.write_text(project.turn(plan, "plan.json"), plan.to_json())
+    if not ledger.claim(plan.key, owner=owner, now=now, seconds=project.profile.lease_seconds):
+        return False
+    return ledger.start_run(plan.key, use_case=plan.use_case, decision_id=None, owner=owner, now=now)
+
+
+def build_training_set(project: Project, plan: Plan) -> TrainingSet:
+    """Point-in-time rows of the plan's windows, split into what is trained on, replayed and judged on."""
+    _, case = project.find(plan.use_case_uri)
+    rows = training_sets.turn_rows(
+        case,
+        project.log(case),
+        windows=plan.windows,
+        now=plan.now,
+        champion_cursor=plan.parent.cursor if plan.parent else None,
+        mode=plan.mode,
+        seed=case.training.seed,
+    )
+    saved = training_sets.save(case, rows, project.turn(plan, "training_set"))
+    storage.write_text(project.turn(plan, "training_set.json"), saved.to_json())
+    return saved
+
+
+def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
+    """Train every objective; the release, with its bundles, lies in the run's folder."""
+    from evermodel.training.release import train_release
+
+    _, case = project.find(plan.use_case_uri)
+    return train_release(
+        case,
+        training_sets.load(rows),
+        parent=bundle.open_release(plan.parent) if plan.parent else None,
+        mode=plan.mode,
+        trigger=plan.trigger,
+        now=plan.now,
+        out=project.turn(plan),
+        num_workers=project.profile.num_workers,
+        reason=plan.reason,
+    ).release
+
+
+def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) -> EvaluationReport:
+    """Judge the challenger against the champion on the gate's rows, and leave report, card and reference beside it."""
+    from evermodel.evaluation.card import model_card
+    from evermodel.evaluation.evaluate import evaluate as judge
+    from evermodel.evaluation.report import html, markdown
+    from evermodel.retraining.turn import leave, reference_of
+
+    _, case = project.find(plan.use_case_uri)
+    turn = training_sets.load(rows)
+    challenger = bundle.open_release(release)
+    champion = bundle.open_release(plan.parent) if plan.parent else None
+    report = judge(case, challenger, champion, turn, now=plan.now)
+    leave(release, report, reference_of(case, challenger, turn, report))
+    manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
+    storage.write_text(storage.join(release.home, "report.html"), html(report))
+    storage.write_text(storage.join(release.home, "report.md"), markdown(report))
+    storage.write_text(storage.join(release.home, "card.md"), model_card(case, release, manifests, report))
+    return report
+
+
+def read_run(project: Project, reference: str, key: str) -> tuple[Plan, TrainingSet, Release]:
+    """What `claim`, `build_training_set` and `train` have left of the run `key`."""
+    _, case = project.find(reference)
+    home = project.profile.place(case.name, "turns", key)
+    if not storage.exists(storage.join(home, "release.json")):
+        runs = {Path(uri).parent.name for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")}
+        raise UseCaseError(f"{case.name}: no trained run {key!r}; {use_cases.nearest(key, runs)}")
+    plan_text, rows_text, release_text = (
+        storage.read_text(storage.join(home, name)) for name in ("plan.json", "training_set.json", "release.json")
+    )
+    return Plan.from_json(plan_text), TrainingSet.from_json(rows_text), Release.from_json(release_text)
+
+
+def read_report(release: Release) -> EvaluationReport:
+    """The report that `evaluate` left with a release; UseCaseError where it wasn't judged yet."""
+    uri = storage.join(release.home, "report.json")
+    if not storage.exists(uri):
+        raise UseCaseError(f"release {release.id} wasn't judged yet: run `evermodel evaluate` first")
+    return EvaluationReport.from_json(storage.read_text(uri))
+
+
+def register(project: Project, plan: Plan, release: Release, report: EvaluationReport) -> str:
+    """Log the release to the registry, whatever its verdict; the registry's run id."""
+    from evermodel.registry.store import Store
+
+    manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
+    _, case = project.find(plan.use_case_uri)
+    return Store(project.profile.mlflow_uri).log_release(case, release, manifests, report)
+
+
+def promote(
+    project: Project,
+    plan: Plan,
+    release: Release,
+    report: EvaluationReport,
+    *,
+    actor: str,
+    override: str | None = None,
+) -> str:
+    """Carry out the gate's verdict in the ledger and end the run; the verdict's word.
+
+    `override` promotes against the gate, for a reason that the audit record keeps.
+    """
+    from evermodel.registry.promotion import promote as commit
+
+    ledger = project.ledger()
+    word = "promote" if override else report.verdict.word
+    if word == "promote":
+        commit(
+            ledger,
+            release,
+            verdict=report.verdict,
+            expected=plan.parent.id if plan.parent else None,
+            now=plan.now,
+            actor=actor,
+            reason=override or plan.reason,
+            override=override is not None,
+        )
+    state = {"promote": "promoted", "hold": "held", "reject": "rejected"}[word]
+    result = {"release": release.id, "verdict": word, "reasons": list(report.verdict.reasons)}
+    ledger.finish_run(plan.key, state=state, result=result, now=plan.now)
+    return word
+
+
+def project_aliases(project: Project, name: str) -> dict[str, str]:
+    """Re-apply the registry's aliases until they say what the ledger says."""
+    from evermodel.registry.store import Store
+
+    return Store(project.profile.mlflow_uri).project(project.ledger(), name)
+
+
+def rollback(project: Project, reference: str, *, now: datetime, actor: str, reason: str) -> Promotion:
+    """Put the previous champion back."""
+    from evermodel.registry.promotion import rollback as undo
+
+    _, case = project.find(reference)
+    return undo(project.ledger(), case.name, now=now, actor=actor, reason=reason)
+
+
+def newest_window(case: UseCase, *, now: datetime) -> Window:
+    """The last whole monitoring window before `now`, on a grid of its length from the epoch."""
+    length = case.monitoring.window
+    end = micros(now) // length * length
+    return Window(start=from_micros(end - length), end=from_micros(end))
+
+
+def monitor(project: Project, reference: str, *, window: Window, now: datetime) -> MonitoringReport:
+    """Look at one window of answers with the labels known at `now`; its report and alerts go to the ledger."""
+    from evermodel.monitoring.cohorts import served_rows
+    from evermodel.monitoring.monitor import monitor as look
+    from evermodel.retraining.turn import reference_for
+    from evermodel.serving.request_log import RequestLog
+
+    _, case = project.find(reference)
+    ledger = project.ledger()
+    champion = ledger.champion(case.name)
+    if champion is None:
+        raise EvermodelError(f"{case.name}: there is no champion to monitor; train the first")
+    answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
+    served = served_rows(case, answers, project.log(case), now=now)
+    report = look(case, served, reference_for(champion), window=window, now=now, champion=champion.id)
+    ledger.record_window(report, now=now)
+    for alert in report.alerts:
+        ledger.record_alert(alert, now=now)
+    return report
+
+
+def decide(project: Project, reference: str, *, now: datetime) -> Decision:
+    """Ask the policy; its answer is recorded, and asking twice is the same row."""
+    from evermodel.retraining.policy import decide as ask
+    from evermodel.retraining.policy import schedule_alert
+
+    _, case = project.find(reference)
+    ledger = project.ledger()
+    standing = ledger.standing(case, now=now, new_rows=_new_rows(project, case, ledger.champion(case.name), now))
+    if (due := schedule_alert(case, standing, now=now)) is not None:
+        ledger.record_alert(due, now=now)
+    alerts = ledger.alerts(case.name, champion=standing.champion)
+    return ledger.record_decision(ask(case, alerts, standing, now=now))
+
+
+def _new_rows(project: Project, case: UseCase, champion: Release | None, now: datetime) -> int:
+    """Matured rows that the champion hasn't been trained on."""
+    start = champion.cursor if champion else None
+    end = now - timedelta(microseconds=case.maturity)
+    if start is None or start >= end:
+        return 0
+    window = Window(start=start, end=end)
+    return int(project.log(case).read(case.predict.source, window=window, columns=["ingest_seq"]).num_rows)
+
+
+def retrain(project: Project, reference: str, *, windows: str, mode: str, reason: str, now: datetime) -> dict[str, object]:
+    """Run the training pipeline to its end; the run as the ledger has it: key, state, release, verdict, reasons, log."""
+    from evermodel.arguments import spans
+    from evermodel.retraining.launch import launch, training_parameters
+
+    todo = plan(project, reference, now=now, windows=spans(windows), mode=mode_of(mode), reason=reason)
+    parameters = training_parameters(
+        use_case=todo.use_case_uri,
+        windows=windows,
+        mode=mode,
+        reason=todo.reason,
+        now=now,
+        owner=f"retrain-{todo.key}",
+        key=todo.key,
+    )
+    done = launch(project.profile, "training", parameters, log_name=f"training-{todo.key}")
+    run = next(run for run in project.ledger().runs(todo.use_case) if run.key == todo.key)
+    return {"key": run.key, "state": run.state, **run.result, "log": done.log}
+
+
+def mode_of(text: str) -> Mode | None:
+    """A mode as a person writes it; empty: none said."""
+    if text not in ("", "stateful", "from_scratch"):
+        raise UseCaseError(f"mode {text!r}: write stateful or from_scratch")
+    return text or None  # type: ignore[return-value]
+
+
+def predict_batch(project: Project, reference: str, *, window: Window | None, now: datetime) -> str:
+    """Score a window's rows with the champion; the URI of the Parquet folder."""
+    from evermodel.serving.batch import predict_batch as score
+
+    _, case = project.find(reference)
+    champion = project.ledger().champion(case.name)
+    if champion is None or window is None:
+        raise UseCaseError(f"{case.name}: batch prediction needs a champion and a window (START..END)")
+    rows = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
+    home = project.profile.place(case.name, "predictions", champion.id, str(window).replace(":", ""))
+    rows_uri = storage.join(home, "rows.parquet")
+    storage.write_table(rows_uri, rows)
+    score(case, champion, rows_uri, storage.join(home, "scores"), batch_size=4096)
+    return storage.join(home, "scores")
+
+
+def materialize(project: Project, reference: str, *, now: datetime) -> int:
+    """Bring the online store up to `now`; how many entities were written."""
+    from evermodel.features.online import materialize as write
+    from evermodel.features.packed_store import PackedStore
+
+    _, case = project.find(reference)
+    store = PackedStore(project.profile.online_features)
+    return write(case, project.log(case), store, offline_root=project.profile.offline_features, now=now)
+
+
+def apply_features(project: Project) -> list[str]:
+    """Register every use case's features with Feast; the names of what is registered."""
+    from evermodel.features.repository import apply
+
+    root = project.profile.root
+    cases = [use_cases.load(path) for path in storage.list_files(root / "use_cases", suffix=".yaml")]
+    return apply(root / project.profile.feature_repo, cases, project.profile.offline_features)
+
+
+def status(project: Project, reference: str | None, *, now: datetime) -> list[dict[str, object]]:
+    """Champion, its age in days, alerts against it and the last run, of each use case of the project."""
+    ledger = project.ledger()
+    paths = storage.list_files(project.profile.root / "use_cases", suffix=".yaml")
+    cases = [project.find(reference or path)[1] for path in ([reference] if reference else paths)]
+    return [_status(ledger, case, now) for case in cases]
+
+
+def _status(ledger: Ledger, case: UseCase, now: datetime) -> dict[str, object]:
+    promotions = ledger.promotions(case.name)
+    champion = ledger.champion(case.name)
+    runs = ledger.runs(case.name)
+    age = (now - promotions[-1].at) / timedelta(days=1) if promotions else None
+    return {
+        "use_case": case.name,
+        "champion": champion.id if champion else None,
+        "age_days": round(age, 1) if age is not None else None,
+        "promotions": len(promotions),
+        "alerts": len(ledger.alerts(case.name, champion=champion.id)) if champion else 0,
+        "decisions": len(ledger.decisions(case.name)),
+        "last_run": f"{runs[-1].key} {runs[-1].state}" if runs else None,
+    }

@@ -1,0 +1,64 @@
+"""Start a pipeline run and read its result from the ledger: an orchestrator's own status doesn't carry the cause.
+
+The run is a subprocess of its own (`python -m pipelines run …`) with its output in a log file, so that what it prints
+never mixes with what a command prints.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from evermodel import storage
+from evermodel.errors import EvermodelError
+from evermodel.profile import Profile
+
+QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A pipeline run that has ended: its exit status, where its output lies, and which steps came from the cache."""
+
+    returncode: int
+    log: str
+    cached_steps: int
+
+
+def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_name: str) -> Launched:
+    """Run a pipeline to its end; EvermodelError with the log's last lines where it fails."""
+    log = Path(storage.join(profile.state_uri, "runs", f"{log_name}.log"))
+    storage.make_folder(log.parent)
+    command = [sys.executable, "-m", "pipelines", "run", pipeline, *(f"{k}={v}" for k, v in parameters.items())]
+    environment = {**os.environ, **QUIET, "EVERMODEL_PROJECT": str(profile.root), "PYTHONPATH": _path(profile.root)}
+    with storage.open_log(log) as output:
+        done = subprocess.run(command, cwd=profile.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    text = storage.read_text(log)
+    if done.returncode != 0:
+        tail = "\n".join(text.strip().splitlines()[-15:])
+        raise EvermodelError(f"pipeline {pipeline} failed (log: {log}):\n{tail}")
+    return Launched(done.returncode, str(log), text.count("Cache hit"))
+
+
+def _path(root: Path) -> str:
+    """The project's own folder first: `pipelines` and `components` are not installed, they belong to the project."""
+    return os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def training_parameters(
+    *, use_case: str, windows: str, mode: str, reason: str, now: datetime, owner: str, key: str = ""
+) -> dict[str, str]:
+    """The parameters of the training pipeline, as texts; what is empty is settled by the run itself."""
+    return {
+        "use_case": use_case,
+        "windows": windows,
+        "mode": mode,
+        "reason": reason,
+        "now": now.isoformat(),
+        "owner": owner,
+        "retrain_key": key,
+    }
