@@ -39,9 +39,9 @@ def parse_duration(value: Any) -> int:
 
 
 def format_duration(value: int) -> str:
-    """Microseconds → the shortest exact text; the inverse of `parse_duration`."""
+    """Microseconds → the shortest exact text, without weeks (7d stays 7d); the inverse of `parse_duration`."""
     for unit, seconds in sorted(UNITS.items(), key=lambda item: -item[1]):
-        if value and value % (seconds * 1_000_000) == 0:
+        if unit != "w" and value and value % (seconds * 1_000_000) == 0:
             return f"{value // (seconds * 1_000_000)}{unit}"
     return f"{value // 1000}ms" if value else "0s"
 
@@ -499,6 +499,9 @@ def _need(where: str, name: str | None, valid: Any) -> None:
         raise ValueError(f"{where} = {name!r} is not there; {nearest(name, valid)}")
 
 
+RESERVED = ("event_time", "created_time", "ingest_seq", "row_id")  # every event has these already
+
+
 def source_columns(use_case: UseCase, source: Source) -> set[str]:
     """What a row of the source holds: its fields and constants."""
     return {field.name for field in source.fields} | set(source.constants)
@@ -512,6 +515,11 @@ def _check_names(case: UseCase) -> None:
     objectives = {objective.name for objective in case.objectives}
     columns = {name: source_columns(case, source) for name, source in sources.items()}
     _need("predict.source", case.predict.source, sources)
+    for name, source in sources.items():
+        if taken := sorted(columns[name] & set(RESERVED)):
+            raise ValueError(f"sources.{name}: a field can't be named {taken[0]!r}: every event has one of its own")
+        for key in source.unique:
+            _need(f"sources.{name}.unique", key, columns[name] | {"event_time", "created_time"})
     spine = columns[case.predict.source]
     for key in ("group", "item", "position"):
         _need(f"predict.{key}", getattr(case.predict, key), spine)
@@ -629,16 +637,50 @@ def parse(text: str, *, name: str = "use case") -> UseCase:
     try:
         return UseCase.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(name, tree, dict(item)) for item in error.errors()]
+        items = [dict(item) for item in error.errors()]
+        lines = [_explain(name, tree, item) for item in items if not _follows(item, items)]
         raise UseCaseError("\n".join(lines)) from None
 
 
+def _follows(item: dict[str, Any], items: list[dict[str, Any]]) -> bool:
+    """Whether a list is too short only because its elements are wrong: the elements' errors say so already."""
+    here = item["loc"]
+    return item["type"] == "too_short" and any(
+        other["loc"][: len(here)] == here and len(other["loc"]) > len(here) for other in items
+    )
+
+
 def _explain(name: str, tree: yaml.Node, error: dict[str, Any]) -> str:
-    line, path = _locate(tree, error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"] and (said := _PATH.match(message)):
+        return f"{name}:{_line_of(tree, said[1])}: {message}"  # the message begins with the path already
+    line, path = _locate(tree, error["loc"])
     value = error.get("input")
     shown = "" if isinstance(value, (dict, list)) else f" = {value!r}"
     return f"{name}:{line}: {path or 'use case'}{shown}: {message}"
+
+
+_PATH = re.compile(r"^([a-z_]+(?:\.\w+)*)[ :']")
+
+
+def _line_of(tree: yaml.Node, path: str) -> int:
+    """The line of a path such as `labels.up.field`, where a list's element goes by its name."""
+    node = tree
+    for step in path.split("."):
+        found = _child(node, step)
+        if found is None:
+            break
+        node = found
+    return int(node.start_mark.line) + 1
+
+
+def _child(node: yaml.Node, step: str) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == step), None)
+    if isinstance(node, yaml.SequenceNode):
+        named = (item for item in node.value if (name := _child(item, "name")) is not None and name.value == step)
+        return next(named, None)
+    return None
 
 
 def _locate(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
@@ -646,7 +688,7 @@ def _locate(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
     node, path = tree, ""
     for step in loc:
         if isinstance(node, yaml.MappingNode):
-            found = next((value for key, value in node.value if key.value == step), None)
+            found = _child(node, str(step))
             if found is None:
                 if not _is_tag(step):
                     path += f".{step}"
@@ -654,7 +696,7 @@ def _locate(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
             node, path = found, f"{path}.{step}"
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node, path = node.value[step], f"{path}[{step}]"
-    return node.start_mark.line + 1, path.lstrip(".")
+    return int(node.start_mark.line) + 1, path.lstrip(".")
 
 
 def _is_tag(step: int | str) -> bool:

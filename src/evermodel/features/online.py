@@ -91,7 +91,7 @@ def materialize(use_case: UseCase, log: EventLog, store: PackedStore, *, offline
 def snapshot(view: View, log: EventLog, *, now: datetime) -> pa.Table:
     """Every known entity's features at `now`: its key, the features, `event_timestamp` and `created`."""
     events = {group.source: _events(log, group, now) for group in view.groups}
-    keys = pa.concat_arrays([pc.unique(table[view.key]).combine_chunks() for table in events.values()]).drop_null()
+    keys = pa.concat_arrays([pc.unique(table[view.key]) for table in events.values()]).drop_null()
     keys = pc.unique(keys)
     keys = keys.take(pc.sort_indices(keys))
     asked = pa.table(

@@ -10,6 +10,7 @@ project can name in its `feature_store.yaml`:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +83,8 @@ def _view(case: UseCase, view: View, offline_root: str) -> tuple[Entity, FileSou
 def apply(repo: str | Path, use_cases: Iterable[UseCase], offline_root: str) -> list[str]:
     """Register the definitions with the repository's registry (the one applier); the names, sorted."""
     found = definitions(use_cases, offline_root)
-    FeatureStore(repo_path=str(repo)).apply(list(found.values()))
+    with chdir(repo):  # the registry's SQLite path is relative to it, as it is for the feast command
+        FeatureStore(repo_path=".").apply(list(found.values()))
     return sorted(found)
 
 

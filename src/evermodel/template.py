@@ -1,0 +1,38 @@
+"""`evermodel init`: a complete project in a new folder, copied from the parts that this package ships.
+
+The pipelines, components, feature repository and serving app belong to the project, not to the library: they declare
+and call it, and a project changes them as it likes. An installed wheel carries them below `template/`; a checkout of
+this repository has them at its top.
+"""
+
+from pathlib import Path
+
+from evermodel import storage
+from evermodel.errors import UseCaseError, nearest
+from evermodel.profile import MARKER
+
+PARTS = ("pipelines", "components", "feature_repo", "serving")
+
+
+def _origin() -> Path:
+    shipped = Path(__file__).with_name("template")
+    return shipped if shipped.is_dir() else Path(__file__).resolve().parents[2]
+
+
+def write_project(folder: Path, template: str) -> list[Path]:
+    """Write the project; the paths written. UseCaseError where the folder isn't empty or the template isn't there."""
+    origin = _origin()
+    templates = {path.stem: path for path in sorted((origin / "use_cases").glob("*.yaml"))}
+    if template not in templates:
+        raise UseCaseError(f"no template {template!r}; {nearest(template, templates)}")
+    if folder.exists() and any(folder.iterdir()):
+        raise UseCaseError(f"{folder} is not empty; name a new folder")
+    files = {Path("use_cases") / f"{template}.yaml": templates[template], Path(MARKER): origin / MARKER}
+    for part in PARTS:
+        for path in sorted((origin / part).rglob("*")):
+            if path.is_file() and path.suffix in {".py", ".yaml", ".md"} and "compiled" not in path.parts:
+                files[path.relative_to(origin)] = path
+    for target, source in files.items():
+        storage.write_bytes(folder / target, storage.read_bytes(source))
+    storage.write_text(folder / ".gitignore", ".evermodel/\n__pycache__/\n")
+    return [folder / target for target in [*files, Path(".gitignore")]]

@@ -1,0 +1,125 @@
+"""What is materialised is what a training row at that moment would have held."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evermodel import use_case
+from evermodel.data.events import EventLog
+from evermodel.data.ingest import ingest_table
+from evermodel.errors import FeatureStoreError
+from evermodel.features.online import OnlineStore, materialize, views
+from evermodel.features.packed_store import PackedStore
+from evermodel.features.training_set import rows
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CASE = use_case.parse(
+    """
+name: shop
+framing: binary
+entities: [{name: user, key: user}]
+sources:
+  - name: visits
+    reader: csv
+    event_time: {field: at}
+    fields:
+      - {name: user, type: string}
+      - {name: at, type: timestamp}
+      - {name: paid, min: 0, nullable: true, resolution: 0.01}
+      - {name: page, type: string}
+      - {name: bought, type: int}
+predict: {source: visits}
+labels: [{name: bought, kind: column, delay: 1h}]
+features:
+  - {name: paid, kind: column}
+  - {name: visits, kind: window, source: visits, entity: user, aggregate: count, spans: [1d, 3d]}
+  - {name: spent, kind: window, source: visits, entity: user, aggregate: sum, field: paid, spans: [3d]}
+  - {name: mean, kind: window, source: visits, entity: user, aggregate: mean, field: paid, spans: [3d]}
+  - {name: page, kind: window, source: visits, entity: user, aggregate: last, field: page, spans: [3d], encode: embed}
+  - {name: before, kind: lag, source: visits, entity: user, field: page, steps: 2, encode: embed}
+objectives: [{name: buy, label: bought}]
+evaluation: {metric: auc}
+monitoring: {window: 1d}
+serving: {ttl: 2d}
+"""
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EventLog:
+    rng = np.random.default_rng(3)
+    n = 400
+    raw = pa.table(
+        {
+            "user": [f"u{value}" for value in rng.integers(0, 9, n)],
+            "at": pa.array([START + timedelta(minutes=int(value)) for value in rng.integers(0, 5 * 1440, n)], pa.timestamp("us", "UTC")),
+            "paid": pa.array(rng.random(n).round(2), mask=rng.random(n) < 0.2),
+            "page": [f"p{value}" for value in rng.integers(0, 4, n)],
+            "bought": rng.integers(0, 2, n),
+        }
+    )
+    found = EventLog(str(tmp_path / "events"))
+    report = ingest_table(CASE, "visits", raw, found, batch_id="first", now=START)
+    assert report.applied == n
+    return found
+
+
+def test_materialised_features_are_the_training_row_of_that_moment(log: EventLog, tmp_path: Path) -> None:
+    now = START + timedelta(days=5)
+    store = PackedStore(tmp_path / "online.db")
+    materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=now)
+    # the oracle: an event of each user at `now`, whose row the offline path computes
+    probes = pa.table(
+        {
+            "user": [f"u{number}" for number in range(9)],
+            "at": pa.array([now] * 9, pa.timestamp("us", "UTC")),
+            "paid": [0.0] * 9,
+            "page": ["p0"] * 9,
+            "bought": [0] * 9,
+        }
+    )
+    ingest_table(CASE, "visits", probes, log, batch_id="probe", now=now)
+    wanted = rows(CASE, log, window=None, now=now + timedelta(days=1)).slice(400)
+    online = OnlineStore(CASE, str(tmp_path / "online.db")).read("user", wanted["user"].to_pylist(), timeout_s=1)
+    for name in views(CASE)[0].features:
+        assert online[name].to_pylist() == wanted[name].to_pylist(), name
+
+
+def test_each_materialisation_is_kept_offline(log: EventLog, tmp_path: Path) -> None:
+    store = PackedStore(tmp_path / "online.db")
+    for day in (3, 4):
+        materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START + timedelta(days=day))
+    files = sorted((tmp_path / "offline" / "shop__user").rglob("*.parquet"))
+    assert [pq.read_table(file)["event_timestamp"][0].as_py() for file in files] == [START + timedelta(days=d) for d in (3, 4)]
+
+
+def test_an_earlier_now_does_not_overwrite_a_later_one(log: EventLog, tmp_path: Path) -> None:
+    store = PackedStore(tmp_path / "online.db")
+    reader = OnlineStore(CASE, str(tmp_path / "online.db"))
+    materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START + timedelta(days=4))
+    later = reader.read("user", ["u1"], timeout_s=1)
+    materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START + timedelta(days=2))
+    assert reader.read("user", ["u1"], timeout_s=1).equals(later)
+
+
+def test_older_than_the_ttl_is_null_and_says_when(log: EventLog, tmp_path: Path) -> None:
+    now = START + timedelta(days=4)
+    materialize(CASE, log, PackedStore(tmp_path / "online.db"), offline_root=str(tmp_path / "offline"), now=now)
+    reader = OnlineStore(CASE, str(tmp_path / "online.db"))
+    fresh = reader.read("user", ["u1"], timeout_s=1, now=now + timedelta(days=2))
+    stale = reader.read("user", ["u1"], timeout_s=1, now=now + timedelta(days=2, microseconds=1))
+    assert fresh["visits_3d"][0].as_py() is not None
+    assert stale["visits_3d"][0].as_py() is None and stale["page_3d"][0].as_py() is None
+    assert stale["event_time"][0].as_py() == now
+
+
+def test_a_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    reader = OnlineStore(CASE, str(tmp_path / "none.db"))
+    with pytest.raises(FeatureStoreError, match="materialise the features first"):
+        reader.read("user", ["u1"], timeout_s=1)
+    with pytest.raises(FeatureStoreError, match="did you mean 'user'"):
+        reader.read("users", ["u1"], timeout_s=1)

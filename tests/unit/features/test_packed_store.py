@@ -1,0 +1,93 @@
+"""The packed online store gives back what was written, never goes back in time, and says when it can't answer."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evermodel.errors import FeatureStoreError
+from evermodel.features.packed_store import PackedStore
+
+FLOATS = st.floats(allow_nan=False) | st.just(float("nan"))
+
+
+def _store(path: Path) -> PackedStore:
+    store = PackedStore(path / "online.db")
+    store.define("v", numbers=["a", "b"], texts=["t"])
+    return store
+
+
+def test_rows_come_back_in_the_order_asked_for_and_the_unknown_is_null(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    store.write("v", ["x", "y"], np.array([5, 6]), np.array([[1.0, np.nan], [2.0, 3.0]]), [["p"], [None]])
+    found = store.read("v", ["y", "nobody", "x", "y"])
+    assert found.column("a") == [2.0, None, 1.0, 2.0]
+    assert found.column("b") == [3.0, None, None, 3.0]
+    assert found.column("t") == [None, None, "p", None]
+    assert found.event_times.tolist() == [6, -1, 5, 6]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 9), FLOATS), max_size=30))
+def test_the_newest_wins_whatever_the_order_of_writing(tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[str, int, float]]) -> None:
+    store = PackedStore(tmp_path_factory.mktemp("s") / "online.db")
+    store.define("v", numbers=["a"], texts=[])
+    newest: dict[str, tuple[int, float]] = {}
+    for key, time, value in writes:
+        store.write("v", [key], np.array([time]), np.array([[value]]), [[]])
+        if key not in newest or time > newest[key][0]:
+            newest[key] = (time, value)
+    found = store.read("v", list("xyz"))
+    for row, key in enumerate("xyz"):
+        time, value = newest.get(key, (-1, float("nan")))
+        assert found.event_times[row] == time
+        np.testing.assert_array_equal(found.numbers[row], [value])
+    store.close()
+
+
+def test_a_view_whose_features_changed_is_emptied(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    store.write("v", ["x"], np.array([5]), np.array([[1.0, 2.0]]), [["p"]])
+    store.define("v", numbers=["a", "b"], texts=["t"])
+    assert store.read("v", ["x"]).event_times.tolist() == [5], "the same definition changes nothing"
+    store.define("v", numbers=["b", "a"], texts=["t"])
+    assert store.read("v", ["x"]).event_times.tolist() == [-1]
+
+
+def test_what_cannot_be_answered_is_a_clear_error(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    with pytest.raises(FeatureStoreError, match="has no view 'w'"):
+        store.read("w", ["x"])
+    with pytest.raises(FeatureStoreError, match="2 numbers and 1 texts"):
+        store.write("v", ["x"], np.array([1]), np.array([[1.0]]), [["p"]])
+    (tmp_path / "broken.db").write_bytes(b"this is no database, and it is long enough to be looked at" * 100)
+    with pytest.raises(FeatureStoreError, match=r"broken\.db"):
+        PackedStore(tmp_path / "broken.db")
+
+
+def test_two_writers_wait_for_each_other(tmp_path: Path) -> None:
+    _store(tmp_path)
+
+    def write(name: str) -> None:
+        store = PackedStore(tmp_path / "online.db")
+        for number in range(50):
+            store.write("v", [f"{name}{number}"], np.array([1]), np.array([[1.0, 2.0]]), [["p"]])
+        store.close()
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = PackedStore(tmp_path / "online.db").read("v", [f"{name}{number}" for name in "ab" for number in range(50)])
+    assert (found.event_times == 1).all()
+
+
+def test_more_keys_than_a_statement_takes(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    keys = [f"k{number}" for number in range(2500)]
+    store.write("v", keys, np.arange(2500), np.zeros((2500, 2)), [["p"]] * 2500)
+    assert store.read("v", keys).event_times.tolist() == list(range(2500))

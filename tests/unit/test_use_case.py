@@ -1,0 +1,80 @@
+"""The use-case file says what is wrong, where, and what would be right."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evermodel import use_case
+from evermodel.errors import UseCaseError
+
+ROOT = Path(__file__).resolve().parents[2]
+ELECTRICITY = (ROOT / "use_cases" / "electricity.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "use_cases").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_use_case_reads_and_is_named_after_its_file(path: Path) -> None:
+    assert use_case.load(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "path", "hint"),
+    [
+        ("hidden: [32", "hiden: [32", "objectives[0].model", "did you mean 'hidden'?"),
+        ("share: 0.25", "share: 3", "gate.share = 3", "less than or equal to 1"),
+        ("delay: 24h", "delay: 24x", "labels[0].delay = '24x'", "such as 7d"),
+        ("field: class", "field: clas", "labels.up.field = 'clas'", "did you mean 'class'?"),
+        ("kind: mlp", "kind: mpl", "objectives.up.model.kind = 'mpl'", "did you mean 'mlp'?"),
+        ("name: transfer, kind", "name: transfr, kind", "features.transfr.field = 'transfr'", "did you mean 'transfer'?"),
+        ("metric: accuracy", "metric: acuracy", "evaluation.metric = 'acuracy'", "did you mean 'accuracy'?"),
+        ("source: prices}", "source: price}", "predict.source = 'price'", "did you mean 'prices'?"),
+        ("framing: binary", "framing: binry", "framing = 'binry'", "'binary'"),
+        ("end: 1997-05-05T00:00:00Z", "end: 1995-05-05T00:00:00Z", "training.first", "is not before its end"),
+        ("k: 1, n: 1", "k: 2, n: 1", "retraining", "k = 2 is more than n = 1"),
+    ],
+)
+def test_an_error_names_the_line_the_path_the_value_and_the_nearest(
+    right: str, wrong: str, path: str, hint: str
+) -> None:
+    assert right in ELECTRICITY
+    text = ELECTRICITY.replace(right, wrong, 1)
+    line = text[: text.index(wrong)].count("\n") + 1
+    with pytest.raises(UseCaseError) as caught:
+        use_case.parse(text, name="e.yaml")
+    message = str(caught.value)
+    assert re.match(rf"e\.yaml:{line}: ", message), message
+    assert path in message and hint in message
+    assert message.count("\n") == 0, "one mistake is one line"
+
+
+def test_an_import_path_is_checked_when_the_file_is_read() -> None:
+    with pytest.raises(UseCaseError, match="has no 'dump_al'; did you mean"):
+        use_case.parse(ELECTRICITY.replace("kind: mlp", "kind: 'yaml:dump_al'"))
+    with pytest.raises(UseCaseError, match=r"must be callable with \(inputs, outputs, options\)"):
+        use_case.parse(ELECTRICITY.replace("kind: mlp", "kind: 'os:getpid'"))
+
+
+def test_the_digest_is_of_the_content_not_of_the_text() -> None:
+    case = use_case.parse(ELECTRICITY)
+    assert use_case.parse("# another comment\n" + ELECTRICITY).digest() == case.digest()
+    assert use_case.parse(ELECTRICITY.replace("margin: 0.1", "margin: 0.2")).digest() != case.digest()
+
+
+@pytest.mark.parametrize("text", ["250ms", "30s", "5m", "36h", "7d", "2w", "0s"])
+def test_durations_round_trip(text: str) -> None:
+    micros = use_case.parse_duration(text)
+    assert use_case.parse_duration(use_case.format_duration(micros)) == micros
+
+
+def test_the_schema_for_editors_knows_every_key() -> None:
+    schema = use_case.json_schema()
+    assert set(schema["properties"]) == set(use_case.UseCase.model_fields)
+    assert schema["additionalProperties"] is False
+
+
+def test_what_is_no_mapping_is_an_error_too() -> None:
+    for text in ("", "- a", "a: [", "just text"):
+        with pytest.raises(UseCaseError):
+            use_case.parse(text)
+    with pytest.raises(UseCaseError, match="no such use-case file"):
+        use_case.load("nowhere.yaml")
