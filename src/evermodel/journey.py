@@ -15,6 +15,7 @@ from pathlib import Path
 from evermodel import bundle, storage
 from evermodel import use_case as use_cases
 from evermodel.artifacts import (
+    RUN_STATES,
     Decision,
     EvaluationReport,
     IngestReport,
@@ -187,7 +188,7 @@ def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
     from evermodel.training.release import train_release
 
     _, case = project.find(plan.use_case_uri)
-    return train_release(
+    trained = train_release(
         case,
         training_sets.load(rows),
         parent=bundle.open_release(plan.parent) if plan.parent else None,
@@ -197,7 +198,9 @@ def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
         out=project.turn(plan),
         num_workers=project.profile.num_workers,
         reason=plan.reason,
-    ).release
+    )
+    project.ledger().record_release(trained.release, now=plan.now)
+    return trained.release
 
 
 def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) -> EvaluationReport:
@@ -213,6 +216,7 @@ def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) 
     champion = bundle.open_release(plan.parent) if plan.parent else None
     report = judge(case, challenger, champion, turn, now=plan.now)
     leave(release, report, reference_of(case, challenger, turn, report))
+    project.ledger().record_release(release, now=plan.now, verdict=report.verdict)
     manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
     storage.write_text(storage.join(release.home, "report.html"), html(report))
     storage.write_text(storage.join(release.home, "report.md"), markdown(report))
@@ -278,9 +282,8 @@ def promote(
             reason=override or plan.reason,
             override=override is not None,
         )
-    state = {"promote": "promoted", "hold": "held", "reject": "rejected"}[word]
     result = {"release": release.id, "verdict": word, "reasons": list(report.verdict.reasons)}
-    ledger.finish_run(plan.key, state=state, result=result, now=plan.now)
+    ledger.finish_run(plan.key, state=RUN_STATES[word], result=result, now=plan.now)
     return word
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evermodel import bundle, storage
-from evermodel.artifacts import Alert, Decision, Release, TrainingManifest, Window, canonical_json, from_micros, micros
+from evermodel.artifacts import RUN_STATES, Alert, Decision, Release, TrainingManifest, Window, canonical_json, from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.errors import EvermodelError
@@ -251,7 +251,10 @@ def _new_rows(life: Life, history: History, now: datetime) -> int:
 
 
 def _retrain(life: Life, history: History, decision: Decision, now: datetime, progress: Progress) -> None:
-    champion = life.champion
+    champion, key = life.champion, decision.retrain_key
+    life.ledger.claim(key, owner="replay", now=now, seconds=1)
+    if not life.ledger.start_run(key, use_case=life.use_case.name, decision_id=decision.id, owner="replay", now=now):
+        return  # one run a key, in a replay too
     rows = _turn_rows(
         life.use_case, history, decision.windows, now=now, cursor=champion.release.cursor, mode=decision.mode
     )
@@ -262,7 +265,7 @@ def _retrain(life: Life, history: History, decision: Decision, now: datetime, pr
         mode=decision.mode,
         trigger=decision.trigger,
         now=now,
-        out=storage.join(life.out, "turns", decision.retrain_key),
+        out=storage.join(life.out, "turns", key),
         reason=decision.reason,
     )
     verdict = turn.report.verdict
@@ -277,6 +280,8 @@ def _retrain(life: Life, history: History, decision: Decision, now: datetime, pr
             reason=decision.reason,
         )
         life.champion, life.reference = turn.challenger, turn.reference
+    state = RUN_STATES[verdict.word]
+    life.ledger.finish_run(key, state=state, result={"release": turn.trained.release.id}, now=now)
     life.rows_trained += turn.trained.rows_trained
     life.seconds += turn.trained.seconds
     life.retrains.append(_retrain_story(decision, turn, champion.release))
