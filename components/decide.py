@@ -7,16 +7,16 @@ from components import component
 
 @component
 def decide(use_case: str, use_case_digest: str, report: str, now: str) -> NamedTuple(
-    "Outputs", action=str, windows=str, mode=str, trigger=str, retrain_key=str, reason=str
+    "Outputs", Output=str, windows=str, mode=str, trigger=str, retrain_key=str, reason=str
 ):  # type: ignore[valid-type]
     from collections import namedtuple
 
     from evermodel import journey
-    from evermodel.artifacts import canonical_json
     from evermodel.arguments import moment
+    from evermodel.artifacts import canonical_json
 
     decision = journey.decide(journey.Project.open(), use_case, now=moment(now))
     windows = canonical_json([window.model_dump(mode="json") for window in decision.windows])
     trigger = decision.trigger.to_json() if decision.trigger else ""
-    outputs = namedtuple("Outputs", "action windows mode trigger retrain_key reason")
+    outputs = namedtuple("Outputs", "Output windows mode trigger retrain_key reason")
     return outputs(decision.action, windows, decision.mode, trigger, decision.retrain_key, decision.reason)

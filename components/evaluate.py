@@ -1,7 +1,8 @@
 """Judge the challenger against the champion on the gate's rows; leaves the report with its verdict."""
 
-from components import component
 from kfp import dsl
+
+from components import component
 
 
 @component

@@ -1,7 +1,8 @@
 """Look at one window of answers with the labels known by now; alerts go to the ledger."""
 
-from components import component
 from kfp import dsl
+
+from components import component
 
 
 @component

@@ -17,7 +17,7 @@ def plan_run(
     reason: str,
     now: str,
     owner: str,
-) -> NamedTuple("Outputs", plan=str, granted=str):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", plan=str, Output=str):  # type: ignore[valid-type]
     from collections import namedtuple
 
     from evermodel import journey
@@ -37,4 +37,4 @@ def plan_run(
         use_case_digest=use_case_digest,
     )
     granted = journey.claim(project, plan, owner=owner, now=at)
-    return namedtuple("Outputs", "plan granted")(plan.to_json(), "yes" if granted else "no")
+    return namedtuple("Outputs", "plan Output")(plan.to_json(), "yes" if granted else "no")

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from kfp import compiler, local
 from kfp.dsl.base_component import BaseComponent
+
+from evermodel.errors import EvermodelError, nearest
+from evermodel.profile import load_profile
 from pipelines.batch_prediction import batch_prediction
 from pipelines.materialize import materialize
 from pipelines.monitoring import monitoring
 from pipelines.training import training
-
-from evermodel.errors import EvermodelError, nearest
-from evermodel.profile import load_profile
 
 PIPELINES: dict[str, BaseComponent] = {
     "training": training,

@@ -1,7 +1,8 @@
 """Score a window of rows with the champion."""
 
-from components.predict_batch import predict_batch
 from kfp import dsl
+
+from components.predict_batch import predict_batch
 
 
 @dsl.pipeline(name="batch-prediction", description="Score a window of rows with the champion.")

@@ -1,7 +1,8 @@
 """Bring the online store up to date."""
 
-from components.materialize import materialize as step
 from kfp import dsl
+
+from components.materialize import materialize as step
 
 
 @dsl.pipeline(name="materialize", description="Bring the online store up to date.")

@@ -1,8 +1,9 @@
 """From a window of answers to a better live model: look, decide, and (where the policy says so) retrain."""
 
+from kfp import dsl
+
 from components.decide import decide
 from components.monitor import monitor
-from kfp import dsl
 from pipelines.training import training
 
 
@@ -22,7 +23,7 @@ def monitoring(use_case: str, use_case_digest: str = "", window: str = "", now: 
     decision = decide(
         use_case=use_case, use_case_digest=use_case_digest, report=looked.outputs["Output"], now=now
     ).set_caching_options(False)
-    with dsl.If(decision.outputs["action"] == "retrain", name="retrain"):
+    with dsl.If(decision.outputs["Output"] == "retrain", name="retrain"):
         training(
             use_case=use_case,
             use_case_digest=use_case_digest,

@@ -1,12 +1,13 @@
 """From a window to a verdict: plan, rows, training, evaluation, registry, promotion."""
 
+from kfp import dsl
+
 from components.build_training_set import build_training_set
 from components.evaluate import evaluate
 from components.plan_run import plan_run
 from components.promote import promote
 from components.register import register
 from components.train import train
-from kfp import dsl
 
 
 @dsl.pipeline(name="training", description="Train a challenger and promote it if it passes the gate.")
@@ -49,7 +50,7 @@ def training(
         owner=owner,
     ).set_caching_options(False)
     plan = planned.outputs["plan"]
-    with dsl.If(planned.outputs["granted"] == "yes", name="granted"):
+    with dsl.If(planned.outputs["Output"] == "yes", name="granted"):
         rows = build_training_set(plan=plan)
         release = train(plan=plan, training_set=rows.output)
         report = evaluate(plan=plan, training_set=rows.output, release=release.output)

@@ -11,6 +11,7 @@ second demo says what it reuses.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -35,8 +36,8 @@ from evermodel.data.simulation import simulation
 from evermodel.data.simulator import Simulator
 from evermodel.errors import EvermodelError
 from evermodel.journey import Project
-from evermodel.serving.request_log import RequestLog
 from evermodel.retraining.launch import QUIET, launch, training_parameters
+from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 
 NAME = "restaurants"
@@ -95,9 +96,10 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
 
 def forget(project: Project, case: UseCase) -> None:
     """Remove what an earlier demo left: the use case's folder, the pipelines' cache and the ledger that it is alone in."""
-    others = set(project.ledger().use_cases()) - {case.name}
+    files = storage.list_files(project.profile.root / "use_cases", suffix=".yaml")
+    others = sorted(name for path in files if (name := Path(path).stem) != case.name and storage.exists(project.profile.place(name, "events")))
     if others:
-        raise EvermodelError(f"the project's ledger holds {', '.join(sorted(others))} too: run the demo in a new project")
+        raise EvermodelError(f"the project's ledger holds {', '.join(others)} too: run the demo in a new project")
     for name in (case.name, "pipelines", "runs", "ledger.db", "ledger.db-wal", "ledger.db-shm", "mlflow.db", "online.db"):
         storage.delete_tree(storage.join(project.profile.state_uri, name))
 
@@ -245,13 +247,14 @@ def ray() -> Iterator[str]:
     import ray as library
 
     os.environ.update(QUIET)
-    context = library.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+    library.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=200_000_000,
     )
-    os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    address = str(library.get_runtime_context().gcs_address)
+    os.environ["RAY_ADDRESS"] = address
     try:
-        yield context.address_info["gcs_address"]
+        yield address
     finally:
         os.environ.pop("RAY_ADDRESS", None)
         library.shutdown()

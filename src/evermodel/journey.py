@@ -33,7 +33,7 @@ from evermodel.artifacts import (
 )
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest as ingest_source
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.features import training_set as training_sets
 from evermodel.ledger import Ledger
 from evermodel.profile import Profile, load_profile
@@ -58,7 +58,7 @@ class Project:
             uri = str(self.profile.root / "use_cases" / f"{reference}.yaml")
             if not storage.exists(uri):
                 names = [Path(path).stem for path in storage.list_files(self.profile.root / "use_cases", suffix=".yaml")]
-                raise UseCaseError(f"no use case {reference!r} here; {use_cases.nearest(reference, names)}")
+                raise UseCaseError(f"no use case {reference!r} here; {nearest(reference, names)}")
         return uri, use_cases.load(uri)
 
     def log(self, case: UseCase) -> EventLog:
@@ -145,7 +145,7 @@ def _parent(ledger: Ledger, case: UseCase, parent: str) -> Release | None:
         return champion
     known = {row.release.id: row.release for row in ledger.promotions(case.name)}
     if parent not in known:
-        raise UseCaseError(f"{case.name}: no release {parent!r} in the ledger; {use_cases.nearest(parent, known)}")
+        raise UseCaseError(f"{case.name}: no release {parent!r} in the ledger; {nearest(parent, known)}")
     return known[parent]
 
 
@@ -230,7 +230,7 @@ def read_run(project: Project, reference: str, key: str) -> tuple[Plan, Training
     home = project.profile.place(case.name, "turns", key)
     if not storage.exists(storage.join(home, "release.json")):
         runs = {Path(uri).parent.name for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")}
-        raise UseCaseError(f"{case.name}: no trained run {key!r}; {use_cases.nearest(key, runs)}")
+        raise UseCaseError(f"{case.name}: no trained run {key!r}; {nearest(key, runs)}")
     plan_text, rows_text, release_text = (
         storage.read_text(storage.join(home, name)) for name in ("plan.json", "training_set.json", "release.json")
     )
@@ -438,3 +438,23 @@ def _status(ledger: Ledger, case: UseCase, now: datetime) -> dict[str, object]:
         "decisions": len(ledger.decisions(case.name)),
         "last_run": f"{runs[-1].key} {runs[-1].state}" if runs else None,
     }
+
+
+def serve(project: Project, names: Sequence[str], *, port: int, simulated_time: bool) -> int:
+    """Answer over HTTP until interrupted: the project's own `serving` app, with the project's places; its exit status."""
+    import subprocess
+    import sys
+
+    from evermodel.retraining.launch import environment
+
+    found = [project.find(name) for name in names]
+    arguments = {
+        "use_cases": {case.name: uri for uri, case in found},
+        "state": project.profile.state_uri,
+        "ledger": project.profile.ledger_url,
+        "online_store": project.profile.online_features,
+        "simulated_time": simulated_time,
+        "flush_seconds": 1.0,
+    }
+    command = [sys.executable, "-m", "serving", "--port", str(port), "--args", canonical_json(arguments)]
+    return subprocess.call(command, cwd=project.profile.root, env=environment(project.profile))

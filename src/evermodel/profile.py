@@ -29,7 +29,7 @@ class Profile(BaseSettings):
     mlflow: str = "sqlite:///{state}/mlflow.db"
     feature_repo: str = "feature_repo"
     ray_address: str | None = None  # None: start a local one where one is needed
-    num_workers: int = 1
+    num_workers: int = 0  # 0: the plain loop in the step's own process; more: Ray Train workers, the same loop
     serve_url: str = "http://127.0.0.1:8000"
     launcher: Literal["local", "kfp", "job"] = "local"
     lease_seconds: float = 3600.0

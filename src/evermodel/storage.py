@@ -36,7 +36,8 @@ def local_path(uri: str | Path) -> Path | None:
 
 
 def _remote(uri: str) -> tuple[fs.FileSystem, str]:
-    return fs.FileSystem.from_uri(uri)
+    system, key = fs.FileSystem.from_uri(uri)
+    return system, str(key)
 
 
 def exists(uri: str | Path) -> bool:
@@ -155,12 +156,6 @@ def delete_file(uri: str | Path) -> None:
     system, key = _remote(str(uri))
     if system.get_file_info(key).type == fs.FileType.File:
         system.delete_file(key)
-
-
-def make_folder(uri: str | Path) -> None:
-    """Make a folder and those above it; an object store needs none."""
-    if (path := local_path(uri)) is not None:
-        path.mkdir(parents=True, exist_ok=True)
 
 
 def delete_tree(uri: str | Path) -> None:

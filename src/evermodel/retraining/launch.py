@@ -34,14 +34,18 @@ def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_n
     log = Path(storage.join(profile.state_uri, "runs", f"{log_name}.log"))
     storage.make_folder(log.parent)
     command = [sys.executable, "-m", "pipelines", "run", pipeline, *(f"{k}={v}" for k, v in parameters.items())]
-    environment = {**os.environ, **QUIET, "EVERMODEL_PROJECT": str(profile.root), "PYTHONPATH": _path(profile.root)}
     with storage.open_log(log) as output:
-        done = subprocess.run(command, cwd=profile.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, cwd=profile.root, env=environment(profile), stdout=output, stderr=subprocess.STDOUT)
     text = storage.read_text(log)
     if done.returncode != 0:
         tail = "\n".join(text.strip().splitlines()[-15:])
         raise EvermodelError(f"pipeline {pipeline} failed (log: {log}):\n{tail}")
     return Launched(done.returncode, str(log), text.count("Cache hit"))
+
+
+def environment(profile: Profile) -> dict[str, str]:
+    """What a subprocess of the project is given: telemetry off, the project's folder, and its own packages to import."""
+    return {**os.environ, **QUIET, "EVERMODEL_PROJECT": str(profile.root), "PYTHONPATH": _path(profile.root)}
 
 
 def _path(root: Path) -> str:

@@ -21,10 +21,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evermodel import bundle, storage
-from evermodel.artifacts import RUN_STATES, Alert, Decision, Release, TrainingManifest, Window, canonical_json, from_micros, micros
+from evermodel.artifacts import (
+    RUN_STATES,
+    Alert,
+    Decision,
+    Release,
+    Window,
+    canonical_json,
+    from_micros,
+    micros,
+)
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.errors import EvermodelError
+from evermodel.evaluation.evaluate import as_served
 from evermodel.evaluation.metrics import metric_of
 from evermodel.features import training_set
 from evermodel.ledger import Ledger
@@ -34,6 +44,7 @@ from evermodel.monitoring.monitor import monitor
 from evermodel.registry.promotion import promote
 from evermodel.retraining.policy import decide, schedule_alert
 from evermodel.retraining.turn import Turn, take_turn
+from evermodel.serving.batch import scored
 from evermodel.use_case import UseCase
 
 PolicyName = Literal["stateful", "from_scratch", "static"]
@@ -194,7 +205,7 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     if rows.num_rows == 0:
         return
     release = life.champion.release
-    life.served.append((window, serve(life.champion, rows), release.id))
+    life.served.append((window, scored(life.use_case, life.champion, as_served(life.use_case, rows)), release.id))
     now = window.end
     if now >= history.end:
         return  # history is over: nobody would be served by a new champion
@@ -210,18 +221,6 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     life.ledger.record_decision(decision)
     if decision.action == "retrain":
         _retrain(life, history, decision, now, progress)
-
-
-def serve(champion: bundle.OpenRelease, rows: pa.Table) -> pa.Table:
-    """The rows as the request log would hold them: with the scores and the release that gave them."""
-    scores = champion.scores(rows)
-    for name, values in scores.items():
-        if values.ndim == 1:
-            rows = rows.append_column(f"score:{name}", pa.array(values, pa.float64()))
-    combined = champion.score(rows)
-    if combined.ndim == 1:
-        rows = rows.append_column("score", pa.array(combined, pa.float64()))
-    return rows.append_column("release", pa.array([champion.release.id] * rows.num_rows))
 
 
 def _look(life: Life, now: datetime) -> list[Alert]:
@@ -360,8 +359,3 @@ def _alert_story(alert: Alert) -> dict[str, Any]:
         "champion": alert.champion,
         "evidence": alert.evidence,
     }
-
-
-def manifests_of(release: Release) -> tuple[TrainingManifest, ...]:
-    """The training manifests of a release's bundles."""
-    return tuple(bundle.open_bundle(part).manifest for part in release.bundles)

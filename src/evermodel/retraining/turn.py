@@ -62,6 +62,8 @@ def reference_of(
         rows.train,
         challenger.scores(rows.train),
         performance=report.metrics.get(report.metric),
+        judged=(rows.gate, challenger.scores(rows.gate)),
+        classes={name: part.classes for name, part in challenger.bundles.items() if part.classes},
         window=Window(start=rows.windows[0].start, end=rows.windows[-1].end),
     )
 
