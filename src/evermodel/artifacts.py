@@ -17,6 +17,12 @@ AlertKind = Literal["data_quality", "feature_drift", "prediction_drift", "perfor
 Diagnosis = Literal["broken_data", "covariate_shift", "label_shift", "concept_shift", "unknown"]
 Mode = Literal["stateful", "from_scratch"]
 VerdictWord = Literal["promote", "hold", "reject"]
+#: How a run ends, by the gate's word; `failed` is the fourth.
+RUN_STATES: dict[VerdictWord, Literal["promoted", "held", "rejected"]] = {
+    "promote": "promoted",
+    "hold": "held",
+    "reject": "rejected",
+}
 MICROSECOND = 1_000_000
 
 
@@ -177,16 +183,38 @@ class Release(Artifact):
     weights: dict[str, float]
     cursor: Time  # every matured row before it has been trained on, or is in the replay pool
     created: Time
+    home: str  # the folder that holds its bundles, evaluation report, card and monitoring reference
     parent: str | None = None  # release id
-    reference: Ref | None = None  # what monitoring compares with
 
     @property
     def id(self) -> str:
-        """Content digest, shortened: twelve hex digits name a release in tables and answers."""
-        return self.content_digest()[:12]
+        """Twelve hex digits over what it is (bundles, weights, cursor, parent), not over where or when."""
+        digests = {bundle.objective: bundle.digest for bundle in self.bundles}
+        content = (self.use_case, digests, self.weights, self.cursor.isoformat(), self.parent)
+        return sha256(canonical_json(content).encode())[:12]
 
     def bundle(self, objective: str) -> BundleRef:
         return next(bundle for bundle in self.bundles if bundle.objective == objective)
+
+
+class Plan(Artifact):
+    """What one training run is to do, with nothing left to the moment at which a step of it happens to run.
+
+    It names the digests of everything it depends on, so that a cached step is reused exactly when it may be.
+    """
+
+    use_case: str
+    use_case_uri: str
+    use_case_digest: str
+    data_version: str
+    code_version: str
+    windows: tuple[Window, ...]
+    mode: Mode
+    parent: Release | None
+    trigger: Window | None
+    now: Time
+    key: str  # the retrain key: one run a key
+    reason: str
 
 
 class Check(Artifact):
@@ -223,6 +251,7 @@ class SliceScore(Artifact):
     value: str
     rows: int
     metric: float | None
+    champion: float | None = None  # the champion's, on the same rows
 
 
 class EvaluationReport(Artifact):
@@ -234,6 +263,7 @@ class EvaluationReport(Artifact):
     rows: int
     window: Window
     metric: str
+    gate_metric: str | None = None  # what baselines, slices and verdict are in; None: `metric`
     metrics: dict[str, float | None]
     champion_metrics: dict[str, float | None] = {}
     baselines: dict[str, float | None] = {}
@@ -314,6 +344,28 @@ class Decision(Artifact):
     @property
     def id(self) -> str:
         return self.content_digest()[:16]
+
+
+class MonitoredWindow(Artifact):
+    """One monitored window of the present champion, and whether it alerted."""
+
+    window: Window
+    alerted: bool
+
+
+class Standing(Artifact):
+    """What the ledger knows at one instant about a use case, as far as `decide` needs it."""
+
+    use_case: str
+    champion: str | None = None  # release id; None: nothing was promoted yet
+    champion_cursor: Time | None = None  # rows from here on are new to the champion
+    champion_since: Time | None = None
+    new_rows: int = 0  # matured rows since the champion's cursor
+    running: bool = False  # a retrain of this use case holds a live lease
+    recent: tuple[MonitoredWindow, ...] = ()  # of this champion, oldest first
+    quarantined: tuple[Window, ...] = ()  # diagnosed as broken data, under any champion, ending after the cursor
+    last_retrain: Decision | None = None  # the newest decision to retrain, under any champion
+    last_retrain_state: Literal["pending", "promoted", "held", "rejected", "failed"] | None = None
 
 
 class Promotion(Artifact):

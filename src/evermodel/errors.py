@@ -7,14 +7,15 @@
     ├── IntegrityError        stored bytes differ from their manifest (bundle, event log, training set)
     ├── StateError            training state that can't be restored: starting over is a decision, never a default
     ├── FeatureStoreError     the online store is down, slow or holds nothing for an id
+    ├── GateError             a release that the gate didn't pass: the verdict isn't `promote`
     ├── ConflictError         a compare-and-set lost: someone else promoted, claimed or committed first
     └── ServingError          a request that can't be answered; carries `code`, `field`, `reason`
 
 A message says what is wrong, where, and what would be right. Nothing has been changed when one of these is raised.
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class EvermodelError(Exception):
@@ -43,6 +44,10 @@ class StateError(EvermodelError):
 
 class FeatureStoreError(EvermodelError):
     """The online store didn't answer, or answers what is stale."""
+
+
+class GateError(EvermodelError):
+    """The gate's verdict isn't `promote`; its reasons are in the message."""
 
 
 class ConflictError(EvermodelError):

@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic import Field as Setting
-from pydantic import model_validator
 
 from evermodel import extension, storage
 from evermodel.artifacts import Time, Window, canonical_json, sha256
@@ -538,7 +545,7 @@ def _check_names(case: UseCase) -> None:
             _need(f"{where}.field", feature.field, columns[feature.source])
             _need(f"{where}.entity's key in {feature.source}", entities[feature.entity].key, columns[feature.source])
             _need(f"{where}.entity's key in {case.predict.source}", entities[feature.entity].key, spine)
-            _check_aggregate(where, feature, sources[feature.source])
+            _check_aggregate(where, feature, sources[feature.source], _counted(case, feature.source))
         elif isinstance(feature, (CrossFeature, CustomFeature)):
             valid = {column for other in case.features if other.name != feature.name for column in feature_columns(other)}
             for name in feature.of:
@@ -593,13 +600,21 @@ def _check_label(label: Label, sources: dict[str, Source], columns: dict[str, se
         _need(f"{where}.match", name, columns[label.source] & spine)
 
 
-def _check_aggregate(where: str, feature: WindowFeature | LagFeature, source: Source) -> None:
+def _counted(case: UseCase, source: str) -> set[str]:
+    """The fields of labels that name their positive value: a rate counts it, whatever the field's type."""
+    found = {label.field or label.name for label in case.labels if label.kind == "column" and label.positive is not None}
+    return found if source == case.predict.source else set()
+
+
+def _check_aggregate(where: str, feature: WindowFeature | LagFeature, source: Source, counted: set[str]) -> None:
     if isinstance(feature, LagFeature):
         return
     for name in feature.where:
         _need(f"{where}.where", name, {field.name for field in source.fields} | set(source.constants))
     if feature.aggregate != "count" and feature.field is None:
         raise ValueError(f"{where}: aggregate {feature.aggregate} needs a field")
+    if feature.aggregate == "rate" and feature.field in counted:
+        return
     if feature.aggregate in ("sum", "mean", "rate") and feature.field in {field.name for field in source.fields}:
         found = source.field(feature.field or "").type
         if found not in ("float", "int", "bool"):

@@ -1,0 +1,284 @@
+"""The rows that a turn trains on, replays and is judged on: point-in-time, by windows of event time, reproducible.
+
+Terms. *Matured*: older than the longest label delay, so every label that will ever be known is known. *Fresh*: matured
+rows of the asked windows with a known label. *Gate*: the newest share of the fresh rows, cut at an event-time boundary
+`cursor`; the challenger never trains on them, and the next turn starts with them. *Replay*: older labelled rows, drawn
+by seed, against forgetting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evermodel import storage
+from evermodel.artifacts import Mode, Ref, TrainingSet, Window, from_micros, micros
+from evermodel.data import sampling
+from evermodel.data.events import EventLog
+from evermodel.data.labels import labels
+from evermodel.data.splits import newest_share
+from evermodel.errors import DataError
+from evermodel.features.columns import floats, micros_of
+from evermodel.features.measures import Flags, Floats
+from evermodel.features.point_in_time import feature_rows, spine_of, window_groups
+from evermodel.features.timeline import Ints
+from evermodel.use_case import UseCase
+
+PARTS = ("train", "gate", "replay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRows:
+    """One turn's rows; each table is sorted by (event_time, row_id)."""
+
+    train: pa.Table
+    gate: pa.Table
+    replay: pa.Table | None
+    windows: tuple[Window, ...]  # of the rows in `train`
+    gate_window: Window
+    replay_window: Window | None  # what the replayed rows were drawn from
+    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
+    cursor: datetime  # the next turn's fresh rows start here
+    data_version: str
+
+
+def rows(use_case: UseCase, log: EventLog, *, window: Window | None, now: datetime, labelled: bool = True) -> pa.Table:
+    """The rows table of the prediction source's events in `window` that are known at `now`.
+
+    Features are as of each row's event time, from events created by then. `label:<name>` columns are null where
+    unknown or not yet matured at `now`; without `labelled` they are left out.
+    """
+    events = _read(use_case, log, window)
+    name = use_case.predict.source
+    spine = events[name]
+    known = spine.filter(pa.array(_known(spine, now)))
+    table = feature_rows(use_case, {**events, name: spine}, window=window)
+    if known.num_rows < spine.num_rows:
+        table = table.filter(pc.is_in(table["row_id"], value_set=known["ingest_seq"].combine_chunks()))
+    if not labelled:
+        return table
+    answered = spine_of(use_case, {name: known}, window=window)
+    for label, values in labels(use_case, log, answered, now=now).items():
+        table = table.append_column(f"label:{label}", values)
+    return table
+
+
+def _read(use_case: UseCase, log: EventLog, window: Window | None) -> dict[str, pa.Table]:
+    """The event table of each source that rows or features need, from as far back as a feature reaches."""
+    groups = window_groups(use_case)
+    names = dict.fromkeys([use_case.predict.source, *(group.source for group in groups)])
+    return {name: log.read(name, window=_reach(use_case, name, window)) for name in names}
+
+
+def _reach(use_case: UseCase, source: str, window: Window | None) -> Window | None:
+    reaches = [group.reach for group in window_groups(use_case) if group.source == source]
+    if window is None or None in reaches:
+        return None
+    start, end = window.span
+    return Window(
+        start=from_micros(max(start - max((r for r in reaches if r is not None), default=0), 0)), end=from_micros(end)
+    )
+
+
+def _known(events: pa.Table, now: datetime) -> Flags:
+    at = micros(now)
+    return (micros_of(events["created_time"]) <= at) & (micros_of(events["event_time"]) <= at)
+
+
+def numeric(table: pa.Table, column: str) -> Floats:
+    """A column as float64[n], NaN where null; DataError where it is text."""
+    try:
+        return floats(table.column(column))
+    except DataError as error:
+        raise DataError(f"{column}: {error}") from None
+
+
+def turn_rows(
+    use_case: UseCase,
+    log: EventLog,
+    *,
+    windows: Sequence[Window],
+    now: datetime,
+    champion_cursor: datetime | None,
+    mode: Mode,
+    seed: int,
+    rows: pa.Table | None = None,
+    data_version: str | None = None,
+) -> TurnRows:
+    """Split what has matured by `now` into train, gate and replay.
+
+    `windows`: what to train on; none: all since the champion's cursor. `champion_cursor` None: the first champion,
+    trained on its windows but for `gate.first_share`; its cursor is their end. Rows before a champion's cursor may be
+    trained on again where a window holds them, but never judge: the champion has seen them. `from_scratch` beside a
+    champion trains on all matured rows from `training.first`'s start to the same cut, and replays none.
+
+    `rows` (the whole log's, with labels as of any later moment) and its `data_version` spare computing them again; the
+    answer is the same. DataError where there is nothing to train on or to judge.
+    """
+    table = rows if rows is not None else _all_rows(use_case, log, now)
+    table = table.filter(pa.array(_usable(use_case, log, table, now, given=rows is not None)))
+    time = micros_of(table["event_time"])
+    asked = tuple(windows) or _default_windows(use_case, champion_cursor, now)
+    floor = micros(champion_cursor) if champion_cursor is not None else None
+    inside = _inside(time, asked)
+    fresh = inside if floor is None else inside & (time >= floor)
+    share = use_case.gate.first_share if floor is None else use_case.gate.share
+    cut = _cut(use_case, time[fresh], share, asked)
+    gate = fresh & (time >= cut)
+    if floor is not None and mode == "from_scratch":
+        trained = _from_scratch_windows(use_case, time, cut)
+    else:
+        trained = tuple(Window(start=w.start, end=min(w.end, from_micros(cut))) for w in asked if w.span[0] < cut)
+    train = np.flatnonzero(_inside(time, trained))
+    if not train.size:
+        raise DataError(f"{use_case.name}: no matured, labelled row is left to train on before {from_micros(cut)}")
+    generator = np.random.default_rng(seed)
+    train = _sampled(use_case, table, train, generator)
+    replay, replay_window = None, None
+    if floor is not None and mode == "stateful":
+        pool = _replay_pool(use_case, time, floor) & ~_inside(time, trained)
+        replay = _drawn(pool, use_case.training.stateful.replay_share, train.size, generator)
+        if replay.size:
+            replay_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
+    ids = micros_of(table["row_id"])
+    seen = ids[train] if replay is None else np.concatenate([ids[train], ids[replay]])
+    end = max(window.end for window in asked)
+    return TurnRows(
+        train=table.take(pa.array(train)),
+        gate=table.filter(pa.array(gate)),
+        replay=table.take(pa.array(replay)) if replay is not None and replay.size else None,
+        windows=trained,
+        gate_window=Window(start=from_micros(cut), end=from_micros(int(time[gate].max()) + 1)),
+        replay_window=replay_window,
+        row_digest=row_digest(seen),
+        cursor=end if floor is None else from_micros(cut),
+        data_version=data_version or log.data_version([source.name for source in use_case.sources]),
+    )
+
+
+def row_digest(ids: Ints) -> str:
+    """sha256 over the sorted ids as little-endian int64."""
+    return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
+
+
+def _all_rows(use_case: UseCase, log: EventLog, now: datetime) -> pa.Table:
+    return rows(use_case, log, window=None, now=now)
+
+
+def _usable(use_case: UseCase, log: EventLog, table: pa.Table, now: datetime, *, given: bool) -> Flags:
+    """Matured at `now`, known at `now`, and with at least one objective's label known."""
+    usable = micros_of(table["event_time"]) + use_case.maturity <= micros(now)
+    labelled = np.zeros(table.num_rows, np.bool_)
+    for name in dict.fromkeys(objective.label for objective in use_case.objectives):
+        labelled |= table[f"label:{name}"].is_valid().to_numpy()
+    usable &= labelled
+    if given and use_case.prediction_source.created_time is not None:  # rows don't say when they were created
+        events = log.read(use_case.predict.source, columns=["event_time", "created_time", "ingest_seq"])
+        late = events.filter(pa.array(~_known(events, now)))["ingest_seq"]
+        usable &= ~np.isin(micros_of(table["row_id"]), micros_of(late))
+    return usable
+
+
+def _default_windows(use_case: UseCase, cursor: datetime | None, now: datetime) -> tuple[Window, ...]:
+    if cursor is not None:
+        return (Window(start=cursor, end=now),)
+    if use_case.training.first is not None:
+        return (use_case.training.first,)
+    return (Window(start=from_micros(0), end=now),)
+
+
+def _inside(time: Ints, windows: Sequence[Window]) -> Flags:
+    inside = np.zeros(len(time), np.bool_)
+    for start, end in (window.span for window in windows):
+        inside |= (time >= start) & (time < end)
+    return inside
+
+
+def _cut(use_case: UseCase, time: Ints, share: float, asked: Sequence[Window]) -> int:
+    """The event time from which on rows are the gate's: the newest `share`, at least one, never through a tie."""
+    if not time.size:
+        spans = ", ".join(str(window) for window in asked)
+        raise DataError(f"{use_case.name}: no matured, labelled row in {spans} that no model has trained on")
+    return newest_share(time, max(share, 1 / time.size))
+
+
+def _from_scratch_windows(use_case: UseCase, time: Ints, cut: int) -> tuple[Window, ...]:
+    first = use_case.training.first
+    start = first.start if first is not None else from_micros(int(time.min()))
+    return (Window(start=start, end=from_micros(cut)),) if micros(start) < cut else ()
+
+
+def _sampled(use_case: UseCase, table: pa.Table, train: Ints, generator: np.random.Generator) -> Ints:
+    """At most `training.sample` of the rows, simply or in the proportions of the first objective's label."""
+    size = use_case.training.sample
+    if size is None or train.size <= size:
+        return train
+    if use_case.training.sampling == "simple":
+        return train[sampling.simple(train.size, size, generator)]
+    label = table[f"label:{use_case.objectives[0].label}"].combine_chunks().dictionary_encode(null_encoding="encode")
+    strata = np.asarray(label.indices.to_numpy(zero_copy_only=False), np.int64)[train]
+    return train[sampling.stratified(strata, size, generator)]
+
+
+def _replay_pool(use_case: UseCase, time: Ints, cursor: int) -> Flags:
+    span = use_case.training.stateful.replay_span
+    return (time < cursor) & (time >= cursor - span) if span is not None else time < cursor
+
+
+def _drawn(pool: Flags, share: float, num_train: int, generator: np.random.Generator) -> Ints:
+    """So many rows of the pool that they are `share` of all that is trained on, without replacement, in time order."""
+    candidates = np.flatnonzero(pool)
+    return candidates[sampling.simple(candidates.size, round(share / (1 - share) * num_train), generator)]
+
+
+# by reference -------------------------------------------------------------------------------------------------------
+
+
+def save(use_case: UseCase, turn: TurnRows, root_uri: str) -> TrainingSet:
+    """Write the tables as Parquet below `root_uri`; the same turn gives the same bytes and digests."""
+    refs: dict[str, Ref] = {}
+    for part, table in _tables(turn).items():
+        uri = storage.join(root_uri, f"{part}.parquet")
+        refs[part] = Ref(uri=uri, digest=storage.write_table(uri, table.combine_chunks()))
+    return TrainingSet(
+        use_case=use_case.name,
+        windows=turn.windows,
+        gate_window=turn.gate_window,
+        replay_window=turn.replay_window,
+        train=refs["train"],
+        gate=refs["gate"],
+        replay=refs.get("replay"),
+        rows=turn.train.num_rows,
+        gate_rows=turn.gate.num_rows,
+        replay_rows=turn.replay.num_rows if turn.replay is not None else 0,
+        row_digest=turn.row_digest,
+        data_version=turn.data_version,
+        cursor=turn.cursor,
+    )
+
+
+def load(training_set: TrainingSet) -> TurnRows:
+    """Read a saved turn back; IntegrityError where bytes or rows aren't what the manifest says."""
+    train, gate = (storage.read_table(ref.uri, digest=ref.digest) for ref in (training_set.train, training_set.gate))
+    replayed = training_set.replay
+    return TurnRows(
+        train=train,
+        gate=gate,
+        replay=storage.read_table(replayed.uri, digest=replayed.digest) if replayed is not None else None,
+        windows=training_set.windows,
+        gate_window=training_set.gate_window,
+        replay_window=training_set.replay_window,
+        row_digest=training_set.row_digest,
+        cursor=training_set.cursor,
+        data_version=training_set.data_version,
+    )
+
+
+def _tables(turn: TurnRows) -> Mapping[str, pa.Table]:
+    return {part: table for part in PARTS if (table := getattr(turn, part)) is not None}

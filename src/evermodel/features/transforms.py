@@ -1,0 +1,400 @@
+"""What turns feature columns into a model's inputs: fitted on the training part, kept in the model's state, and the
+same code offline and online.
+
+Terms. A *dense* input is a standardised number, z = (x − mean) / scale. An *id* input picks a row of an embedding. A
+*constant* column has scale 0 and encodes as 0 whatever comes, until `move` sees it vary. `move` refits on a later turn's
+rows and says, as a `Move`, what the first layer must do for the model to remain the same function.
+
+| encode | input | missing | later turns |
+|---|---|---|---|
+| numeric | z | `fill`, a raw value that never moves; `indicator` adds a 0/1 column where the rows had nulls | mean, scale move |
+| embed | id of a seen value; 0 = unknown | a value of its own, where the rows had nulls | the vocabulary grows |
+| hash | bucket and sign of a stable hash (Weinberger et al. 2009) | id 0 | fixed |
+| bins | quantile bin | id 0 | fixed |
+| none | nothing: only crosses and custom features use it | | |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from evermodel.artifacts import canonical_json
+from evermodel.errors import DataError, StateError, nearest
+from evermodel.use_case import CrossFeature, Encoding, Feature, UseCase, feature_columns
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+Value = str | int | float | bool | None
+
+# Beyond so many old standard deviations (or so great a ratio of scales) a column keeps its mean and scale: float32
+# weights could no longer express the same function to 1e-5, and such a jump is the quarantine's business.
+FARTHEST_MOVE = 100.0
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is built for: `dense[n, len(dense)]` and `ids[n, len(ids)]`.
+
+    `ids` holds (name, buckets, embedding dim): ids are in [0, buckets). A column in `signed` has 0 for missing, 1..B for
+    the buckets with sign + and B+1..2B for the same with sign −, so buckets = 2B + 1.
+    """
+
+    dense: tuple[str, ...]
+    ids: tuple[tuple[str, int, int], ...]
+    signed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Encoded rows: dense float32[n, d], ids int64[n, c]."""
+
+    dense: NDArray[np.float32]
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """One standardised column. `fill` is the raw value that stands for a missing one; it is never moved."""
+
+    name: str
+    mean: float
+    scale: float
+    fill: float
+    missing: str
+
+    def encode(self, values: Floats) -> Floats:
+        """float64[n] with nan for missing → z float64[n]."""
+        if self.scale == 0:
+            return np.zeros(len(values))
+        encoded: Floats = (np.where(np.isfinite(values), values, self.fill) - self.mean) / self.scale
+        return encoded
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Seen values → 1, 2, …; anything else is 0, the unknown."""
+
+    kind: ClassVar[str] = "embed"
+    name: str
+    dim: int
+    values: tuple[Value, ...]
+
+    @property
+    def buckets(self) -> int:
+        return len(self.values) + 1
+
+    def encode(self, column: pa.ChunkedArray) -> Ids:
+        codes, uniques = _codes(column)
+        known = {value: number for number, value in enumerate(self.values, start=1)}
+        return np.array([*(known.get(value, 0) for value in uniques), known.get(None, 0)], dtype=np.int64)[codes]
+
+    def grow(self, column: pa.ChunkedArray) -> Vocabulary:
+        """The same with the values that it hasn't seen appended, sorted: no old id changes."""
+        seen = set(self.values)
+        return replace(self, values=self.values + tuple(value for value in _distinct(column) if value not in seen))
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """Bucket and sign by BLAKE2b of the feature's name and the value's text: the same on every machine, for ever."""
+
+    kind: ClassVar[str] = "hash"
+    name: str
+    dim: int
+    size: int
+
+    @property
+    def buckets(self) -> int:
+        return 2 * self.size + 1
+
+    def encode(self, column: pa.ChunkedArray) -> Ids:
+        codes, uniques = _codes(column)
+        return np.array([*(self._id(value) for value in uniques), 0], dtype=np.int64)[codes]
+
+    def _id(self, value: Value) -> int:
+        if value is None:
+            return 0
+        text = value if isinstance(value, str) else repr(int(value)) if float(value).is_integer() else repr(value)
+        number = int.from_bytes(blake2b(f"{self.name}\0{text}".encode(), digest_size=8).digest(), "little")
+        return 1 + number % self.size + (self.size if number >> 63 else 0)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Between the inner quantile edges of the training part: id = 1 + number of edges ≤ x; 0 = missing."""
+
+    kind: ClassVar[str] = "bins"
+    name: str
+    dim: int
+    edges: tuple[float, ...]
+
+    @property
+    def buckets(self) -> int:
+        return len(self.edges) + 2
+
+    def encode(self, column: pa.ChunkedArray) -> Ids:
+        values = _numbers(self.name, column)
+        ids = 1 + np.searchsorted(np.array(self.edges), values, side="right").astype(np.int64)
+        return np.where(np.isfinite(values), ids, 0)
+
+
+IdEncoder = Vocabulary | Hashing | Bins
+ID_ENCODERS: dict[str, type[Vocabulary] | type[Hashing] | type[Bins]] = {
+    encoder.kind: encoder for encoder in (Vocabulary, Hashing, Bins)
+}
+
+
+@dataclass(frozen=True)
+class ColumnMove:
+    """One dense column's standardisation, before and after. `scale_from` 0: it was constant, and encoded as 0."""
+
+    index: int
+    name: str
+    mean_from: float
+    scale_from: float
+    mean_to: float
+    scale_to: float
+
+    @property
+    def was_constant(self) -> bool:
+        return self.scale_from == 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """What the model must do to stay the same function: rescale columns, take new dense columns, and grow tables."""
+
+    columns: tuple[ColumnMove, ...]
+    dense_from: int
+    dense_to: int
+    tables: tuple[tuple[str, int, int], ...]  # (id column, rows before, rows after)
+
+    @property
+    def changes_shape(self) -> bool:
+        return self.dense_from != self.dense_to or bool(self.tables)
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.columns and not self.changes_shape
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """One objective's fitted encoders. Dense inputs: the numeric columns, then an indicator of each in `indicators`."""
+
+    numeric: tuple[Numeric, ...]
+    indicators: tuple[str, ...]
+    ids: tuple[IdEncoder, ...]
+
+    @property
+    def spec(self) -> InputSpec:
+        return InputSpec(
+            dense=(*(column.name for column in self.numeric), *(f"{name}:missing" for name in self.indicators)),
+            ids=tuple((encoder.name, encoder.buckets, encoder.dim) for encoder in self.ids),
+            signed=frozenset(encoder.name for encoder in self.ids if isinstance(encoder, Hashing)),
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `apply` reads."""
+        return (*(column.name for column in self.numeric), *(encoder.name for encoder in self.ids))
+
+    def apply(self, rows: pa.Table) -> Inputs:
+        """Encode rows. DataError where a column isn't there or holds what its encoding can't take."""
+        raw = {column.name: _numbers(column.name, _column(rows, column.name)) for column in self.numeric}
+        dense = np.zeros((len(rows), len(self.numeric) + len(self.indicators)), dtype=np.float32)
+        for index, column in enumerate(self.numeric):
+            dense[:, index] = column.encode(raw[column.name])
+        for index, name in enumerate(self.indicators, start=len(self.numeric)):
+            dense[:, index] = ~np.isfinite(raw[name])
+        ids = np.zeros((len(rows), len(self.ids)), dtype=np.int64)
+        for index, encoder in enumerate(self.ids):
+            ids[:, index] = encoder.encode(_column(rows, encoder.name))
+        return Inputs(dense, ids)
+
+    def move(self, rows: pa.Table, *, restandardise: bool = True) -> tuple[Transforms, Move]:
+        """Refit on a later turn's rows, as far as the model can remain the same function, and what it must do for that.
+
+        A column that is constant in `rows` keeps what it had. Without `restandardise` only columns that were constant
+        and now vary get a mean and scale (they can't be learned from otherwise).
+        """
+        columns, moves, indicators = [], [], list(self.indicators)
+        for index, old in enumerate(self.numeric):
+            values = _numbers(old.name, _column(rows, old.name))
+            mean, scale = _standard(values)
+            new = replace(old, mean=mean, scale=scale)
+            if _may_move(old, new, restandardise=restandardise):
+                columns.append(new)
+                moves.append(ColumnMove(index, old.name, old.mean, old.scale, mean, scale))
+            else:
+                columns.append(old)
+            if old.missing == "indicator" and old.name not in indicators and not np.isfinite(values).all():
+                indicators.append(old.name)
+        ids = tuple(
+            encoder.grow(_column(rows, encoder.name)) if isinstance(encoder, Vocabulary) else encoder
+            for encoder in self.ids
+        )
+        moved = Transforms(tuple(columns), tuple(indicators), ids)
+        tables = tuple(
+            (old.name, old.buckets, new.buckets) for old, new in zip(self.ids, ids, strict=True) if old.buckets != new.buckets
+        )
+        return moved, Move(tuple(moves), len(self.spec.dense), len(moved.spec.dense), tables)
+
+    def to_json(self) -> str:
+        """Canonical JSON; floats come back exactly."""
+        return canonical_json(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "numeric": [asdict(column) for column in self.numeric],
+            "indicators": list(self.indicators),
+            "ids": [{"kind": encoder.kind, **asdict(encoder)} for encoder in self.ids],
+        }
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Transforms:
+        """The inverse of `to_json`. StateError where the text isn't one."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> Transforms:
+        try:
+            numeric = tuple(Numeric(**column) for column in tree["numeric"])
+            ids = tuple(_id_encoder(dict(encoder)) for encoder in tree["ids"])
+            return cls(numeric, tuple(tree["indicators"]), ids)
+        except (KeyError, TypeError) as error:
+            raise StateError(f"transforms can't be restored: {error!r}") from None
+
+
+def fit(use_case: UseCase, objective: str, rows: pa.Table) -> Transforms:
+    """Fit an objective's encoders on `rows`, which are the training part and nothing else.
+
+    DataError where there are no rows, a feature's column is missing, or a text is to be encoded as a number.
+    """
+    if not len(rows):
+        raise DataError(f"objective {objective!r}: transforms can't be fitted on zero rows")
+    numeric: list[Numeric] = []
+    indicators: list[str] = []
+    ids: list[IdEncoder] = []
+    for feature in features_of(use_case, objective):
+        for name in feature_columns(feature):
+            column = _column(rows, name)
+            if (encoding := encoding_of(feature)) == "numeric":
+                values = _numbers(name, column)
+                numeric.append(_fit_numeric(name, feature, values))
+                if feature.missing == "indicator" and not np.isfinite(values).all():
+                    indicators.append(name)
+            elif encoding == "embed":
+                ids.append(Vocabulary(name, feature.dim, _distinct(column)))
+            elif encoding == "hash":
+                ids.append(Hashing(name, feature.dim, feature.buckets))
+            elif encoding == "bins":
+                ids.append(Bins(name, feature.dim, _edges(_numbers(name, column), feature.bins)))
+    if not numeric and not ids:
+        raise DataError(f"objective {objective!r} has no feature to learn from: every one is encode: none")
+    return Transforms(tuple(numeric), tuple(indicators), tuple(ids))
+
+
+def features_of(use_case: UseCase, objective: str) -> tuple[Feature, ...]:
+    """The features that an objective's model sees, in the file's order."""
+    return tuple(one for one in use_case.features if one.objectives is None or objective in one.objectives)
+
+
+def encoding_of(feature: Feature) -> Encoding:
+    """A cross is a category: where its file says nothing (numeric), it is hashed."""
+    return "hash" if isinstance(feature, CrossFeature) and feature.encode == "numeric" else feature.encode
+
+
+def _id_encoder(tree: dict[str, Any]) -> IdEncoder:
+    made = ID_ENCODERS[tree.pop("kind")](**tree)
+    if isinstance(made, Vocabulary):
+        return replace(made, values=tuple(made.values))
+    return replace(made, edges=tuple(made.edges)) if isinstance(made, Bins) else made
+
+
+def _fit_numeric(name: str, feature: Feature, values: Floats) -> Numeric:
+    mean, scale = _standard(values)
+    return Numeric(name, mean, scale, 0.0 if feature.missing == "zero" else mean, feature.missing)
+
+
+def _standard(values: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of what is there; scale 0 where it doesn't vary."""
+    present = values[np.isfinite(values)]
+    if not len(present):
+        return 0.0, 0.0
+    low, high = float(present.min()), float(present.max())
+    mean, scale = float(present.mean()), float(present.std())
+    if low == high or scale <= 1e-9 * max(abs(low), abs(high)):  # rounding alone makes such a deviation
+        return low, 0.0
+    return mean, scale
+
+
+def _may_move(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
+    if new.scale == 0:
+        return False
+    if old.scale == 0:
+        return True
+    if not restandardise or (old.mean, old.scale) == (new.mean, new.scale):
+        return False
+    ratio, shift = new.scale / old.scale, abs(new.mean - old.mean) / old.scale
+    return 1 / FARTHEST_MOVE <= ratio <= FARTHEST_MOVE and shift <= FARTHEST_MOVE
+
+
+def _edges(values: Floats, bins: int) -> tuple[float, ...]:
+    present = values[np.isfinite(values)]
+    if not len(present):
+        return ()
+    inner = np.quantile(present, np.linspace(0, 1, bins + 1)[1:-1])
+    return tuple(float(edge) for edge in np.unique(inner))
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in rows.column_names:
+        raise DataError(
+            f"rows have no column {name!r} for the feature of that name; {nearest(name, rows.column_names)}"
+        )
+    return rows.column(name)
+
+
+def _numbers(name: str, column: pa.ChunkedArray) -> Floats:
+    """float64[n]; null, nan and infinite are nan."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.int64())
+    elif pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"feature {name!r} holds {kind}, not numbers; encode it by embed or hash")
+    values: Floats = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Ids, list[Value]]:
+    """Each row's index into the distinct values; a null's is −1, so it takes the last place of a lookup."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # an empty column, or one too large for one chunk
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    if pa.types.is_null(array.type):
+        return np.full(len(array), -1, dtype=np.int64), []
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), None, array)
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.int64())
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _distinct(column: pa.ChunkedArray) -> tuple[Value, ...]:
+    codes, uniques = _codes(column)
+    found: Iterable[Value] = sorted(uniques, key=lambda value: (isinstance(value, str), value))
+    return (*found, None) if (codes < 0).any() else tuple(found)

@@ -1,0 +1,67 @@
+"""A category's answers are lists of classes: what was put first drifts, and is judged by the places of the right ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from evermodel import use_case
+from evermodel.monitoring.drift import fit_reference
+from evermodel.use_case import UseCase
+
+from .planted import SERVED, TEXT, WEEK, Shop, World
+
+CLASSES = ("hat", "shoe", "coat")
+
+
+@pytest.fixture(scope="module")
+def wardrobe() -> UseCase:
+    """Which of three things is bought next."""
+    text = TEXT.split("business:")[0].replace("framing: binary", "framing: multiclass")
+    return use_case.parse(text.replace("kind: column, delay: 1h}", "kind: column, type: category, delay: 1h}"))
+
+
+def dressed(seed: int, *, count: int = 336, right: float = 0.8, hats: float = 0.4) -> tuple[pa.Table, np.ndarray]:
+    """Rows with a class each and its scores [n, 3]: the right one is put first in a share of the rows."""
+    rng = np.random.default_rng(seed)
+    rows = World().rows(count, seed, start=SERVED.start).drop_columns(["score", "score:buy", "label:bought"])
+    truth = rng.choice(3, count, p=[hats, (1 - hats) / 2, (1 - hats) / 2])
+    first = np.where(rng.random(count) < right, truth, (truth + rng.integers(1, 3, count)) % 3)
+    scores = np.full((count, 3), 0.2)
+    scores[np.arange(count), first] = 0.6
+    order = np.argsort(-scores, axis=1, kind="stable")
+    rows = rows.append_column("label:bought", pa.array([CLASSES[index] for index in truth]))
+    rows = rows.append_column("score:buy", pa.array(scores.max(axis=1)))
+    return rows.append_column("classes", pa.array([[CLASSES[index] for index in row] for row in order])), scores
+
+
+@pytest.fixture(scope="module")
+def answered(wardrobe: UseCase) -> Shop:
+    rows, scores = dressed(1, count=3000)
+    options = {"performance": 0.8, "window": SERVED, "classes": {"buy": CLASSES}}
+    return Shop(wardrobe, fit_reference(wardrobe, rows, {"buy": scores}, **options))  # type: ignore[arg-type]
+
+
+def test_a_window_as_the_reference_is_silent_and_judged_by_its_first_classes(answered: Shop) -> None:
+    rows, scores = dressed(2)
+    report = answered.look(rows)
+    truth = np.array([CLASSES.index(name) for name in rows["label:bought"].to_pylist()])
+    assert report.performance == pytest.approx((scores.argmax(axis=1) == truth).mean())
+    assert report.alerts == () and report.estimate is None
+
+
+def test_a_model_that_is_wrong_more_often_has_a_new_concept(answered: Shop) -> None:
+    assert answered.diagnoses(dressed(3, right=0.4)[0])["performance"] == "concept_shift"
+
+
+def test_what_is_bought_more_often_is_a_label_shift(answered: Shop) -> None:
+    found = answered.diagnoses(dressed(4, hats=0.8)[0])
+    assert found == {"prediction_drift": "label_shift", "performance": "label_shift"}
+
+
+def test_without_labels_a_new_mix_of_answers_is_unknown(answered: Shop) -> None:
+    rows = dressed(5, hats=0.8)[0]
+    rows = rows.set_column(rows.column_names.index("label:bought"), "label:bought", pa.nulls(336, pa.string()))
+    assert answered.diagnoses(rows, now=SERVED.start) == {"prediction_drift": "unknown"}
+    assert answered.look(rows, now=SERVED.start + WEEK).performance is None
