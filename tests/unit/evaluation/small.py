@@ -1,0 +1,137 @@
+"""A small binary use case, rows whose truth is known, and a packed model that is a formula."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evermodel.artifacts import BundleRef, Release, Window, micros
+from evermodel.features.training_set import TurnRows
+from evermodel.use_case import UseCase, parse
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(days=60)
+
+BINARY = """
+name: small
+framing: binary
+entities: [{name: shop, key: shop}]
+sources:
+  - name: visits
+    reader: csv
+    event_time: {row_number: {start: 2026-01-01T00:00:00Z, step: 1h}}
+    fields: [{name: shop, type: string}, {name: x}, {name: z}, {name: sold, type: bool}]
+predict: {source: visits}
+labels: [{name: sold, kind: column, delay: 1d}]
+features: [{name: x, kind: column}, {name: z, kind: column}]
+objectives: [{name: sale, label: sold}]
+evaluation: {metric: accuracy, baselines: [random, majority, boosting]}
+gate: {margin: 0.05, minimum_rows: 30}
+monitoring: {window: 7d}
+"""
+
+
+def case(text: str = BINARY, **changes: object) -> UseCase:
+    """The small use case, with whole sections replaced."""
+    return parse(text).model_copy(update=changes)
+
+
+def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0) -> pa.Table:
+    """Rows where P(sold) = σ(3 x); z says nothing. `share_x` < 1 weakens x."""
+    rng = np.random.default_rng(seed)
+    x, z = rng.normal(size=num_rows), rng.normal(size=num_rows)
+    sold = (rng.random(num_rows) < 1 / (1 + np.exp(-3 * share_x * x))).astype(float)
+    times = micros(START) + (first + np.arange(num_rows)) * 3_600_000_000
+    return pa.table(
+        {
+            "row_id": pa.array(first + np.arange(num_rows), pa.int64()),
+            "event_time": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "shop": pa.array(
+                [("north", "south", "tiny")[min(i % 10 // 5 + (i % 50 == 0) * 2, 2)] for i in range(num_rows)]
+            ),
+            "x": pa.array(x),
+            "z": pa.array(z),
+            "label:sold": pa.array(sold),
+        }
+    )
+
+
+def turn(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TurnRows:
+    window = Window(start=START, end=NOW)
+    return TurnRows(
+        train=train,
+        gate=gate,
+        replay=replay,
+        windows=(window,),
+        gate_window=window,
+        replay_window=None,
+        row_digest="0" * 64,
+        cursor=NOW,
+        data_version="0" * 64,
+    )
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A scorer as an open release is one: columns in, scores out; its bundle is a file of some bytes."""
+
+    of: Callable[[pa.Table], NDArray[np.float64]]
+    release: Release
+    classes: tuple[str, ...] = ()
+    parts: dict[str, Callable[[pa.Table], NDArray[np.float64]]] | None = None
+
+    @property
+    def bundles(self) -> dict[str, "Formula"]:
+        return {bundle.objective: self for bundle in self.release.bundles}
+
+    def score(self, rows: pa.Table) -> NDArray[np.float64]:
+        return self.of(rows)
+
+    def scores(self, rows: pa.Table) -> dict[str, NDArray[np.float64]]:
+        return {name: part(rows) for name, part in (self.parts or {"sale": self.of}).items()}
+
+    def combine(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        parts = [self.release.weights[name] * score for name, score in scores.items()]
+        return np.sum(parts, axis=0)
+
+
+def formula(
+    folder: Path,
+    of: Callable[[pa.Table], NDArray[np.float64]],
+    *,
+    name: str = "model",
+    num_bytes: int = 1000,
+    objectives: Sequence[str] = ("sale",),
+    weights: dict[str, float] | None = None,
+    **more: object,
+) -> Formula:
+    """Pack `of` below `folder`, one file an objective."""
+    refs = []
+    for objective in objectives:
+        path = folder / name / objective / "weights"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"w" * num_bytes)
+        refs.append(BundleRef(objective=objective, uri=str(path.parent), digest=name))
+    release = Release(
+        use_case="small",
+        bundles=tuple(refs),
+        weights=weights or dict.fromkeys(objectives, 1.0),
+        cursor=START,
+        created=START,
+        home=str(folder),
+    )
+    return Formula(of, release, **more)  # type: ignore[arg-type]
+
+
+def column(rows: pa.Table, name: str) -> NDArray[np.float64]:
+    """float64[n]; a null counts 0, as a model that imputes would have it."""
+    return np.nan_to_num(rows[name].cast(pa.float64()).to_numpy())
+
+
+def by_x(rows: pa.Table) -> NDArray[np.float64]:
+    """The truth of `table`."""
+    return 1 / (1 + np.exp(-3 * column(rows, "x")))

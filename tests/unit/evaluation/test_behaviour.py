@@ -1,0 +1,110 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from evermodel.artifacts import Check
+from evermodel.errors import UseCaseError
+from evermodel.evaluation import behaviour
+from evermodel.use_case import Behaviour, ColumnFeature, CustomFeature
+
+from . import small
+
+ROWS = small.table(300)
+
+
+def run(rows: pa.Table = ROWS, score: behaviour.Score = small.by_x, **test: object) -> Check:
+    case = small.case(behaviour=(Behaviour(name="t", **test),))  # type: ignore[arg-type]
+    (found,) = behaviour.run(case, score, rows, rng=np.random.default_rng(0))
+    return found
+
+
+def test_invariance_holds_for_what_the_model_does_not_use_and_fails_for_what_it_uses() -> None:
+    assert run(kind="invariance", feature="z", set=5.0, tolerance=0.0).passed
+    moved = run(kind="invariance", feature="x", set=5.0, tolerance=0.05)
+    assert not moved.passed
+    assert moved.value == pytest.approx(np.abs(small.by_x(ROWS) - 1 / (1 + np.exp(-15))).mean())
+    assert "x set 5.0: the score must not move, and moves by" in moved.reason
+
+
+def test_invariance_without_a_value_shuffles() -> None:
+    assert run(kind="invariance", feature="z").passed
+    assert not run(kind="invariance", feature="x").passed
+
+
+@pytest.mark.parametrize(("expect", "share"), [("up", 0.0), ("down", 1.0)])
+def test_direction_counts_the_rows_that_go_the_other_way(expect: str, share: float) -> None:
+    found = run(kind="direction", feature="x", add=0.1, expect=expect, tolerance=0.1)
+    assert (found.value, found.passed) == (share, share == 0.0)
+
+
+def test_a_row_that_does_not_move_is_not_against_the_direction() -> None:
+    assert run(kind="direction", feature="z", add=1.0, expect="up", tolerance=0.0).passed
+
+
+def test_perturbation_measures_noise_in_standard_deviations() -> None:
+    small_noise = run(kind="perturbation", feature="x", noise=0.001, tolerance=0.01)
+    large_noise = run(kind="perturbation", feature="x", noise=1.0, tolerance=0.01)
+    assert small_noise.passed and not large_noise.passed
+    assert small_noise.value < large_noise.value  # type: ignore[operator]
+
+
+def test_custom_is_called_with_score_and_rows() -> None:
+    found = run(kind="custom", call="evaluation.behaviour_seam:answers_all", level="enforce")
+    assert (found.passed, found.level, found.reason) == (True, "enforce", "300 of 300 rows are answered")
+
+
+def test_nulls_stay_null() -> None:
+    rows = ROWS.set_column(3, "x", pa.array([None, 1.0] * 150))
+    seen: list[int] = []
+
+    def score(table: pa.Table) -> np.ndarray:
+        seen.append(table["x"].null_count)
+        return small.by_x(table)
+
+    run(rows=rows, score=score, kind="direction", feature="x", add=1.0, expect="up")
+    assert seen == [150, 150]
+
+
+def test_class_scores_move_by_total_variation() -> None:
+    def score(rows: pa.Table) -> np.ndarray:
+        chance = (small.column(rows, "z") == 5.0).astype(float)
+        return np.column_stack([chance, 1 - chance])
+
+    assert run(score=score, kind="invariance", feature="z", set=5.0).value == 1.0
+
+
+def test_a_feature_made_from_the_changed_one_follows_it() -> None:
+    case = small.case(
+        behaviour=(Behaviour(name="t", kind="invariance", feature="x", set=3.0),),
+        features=(
+            ColumnFeature(name="x"),
+            CustomFeature(name="twice", kind="custom", transform="evaluation.behaviour_seam:double", of=("x",)),
+        ),
+    )
+    rows = ROWS.append_column("twice", pa.array(2 * ROWS["x"].to_numpy()))
+    changed = behaviour.with_column(case, rows, "x", pa.array(np.full(300, 3.0)))
+    assert set(changed["twice"].to_pylist()) == {6.0}
+    assert changed.column_names == rows.column_names
+
+
+def test_a_test_that_lacks_what_it_needs_says_so() -> None:
+    for wrong in (
+        {"kind": "perturbation", "feature": "x"},
+        {"kind": "direction", "feature": "x", "expect": "up"},
+        {"kind": "direction", "feature": "x", "add": 1.0},
+        {"kind": "invariance"},
+    ):
+        with pytest.raises(UseCaseError, match=r"behaviour\.t"):
+            run(**wrong)
+
+
+def test_many_rows_are_sampled_and_none_is_no_failure() -> None:
+    asked: list[int] = []
+
+    def score(rows: pa.Table) -> np.ndarray:
+        asked.append(rows.num_rows)
+        return small.by_x(rows)
+
+    run(rows=small.table(5000), score=score, kind="invariance", feature="z")
+    assert asked == [behaviour.MOST_ROWS] * 2
+    assert run(rows=ROWS.slice(0, 0), kind="invariance", feature="z").reason == "no rows to test on"
