@@ -13,6 +13,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from evermodel.errors import EvermodelError, nearest
 from evermodel.profile import load_profile
+from evermodel.retraining.lease import this_process
 from pipelines.batch_prediction import batch_prediction
 from pipelines.materialize import materialize
 from pipelines.monitoring import monitoring
@@ -41,6 +42,8 @@ def compile_all(out: Annotated[Path, typer.Option(help="folder for the IR YAML")
 def run(name: str, parameters: Parameters) -> None:
     """Run a pipeline here, each step a subprocess; steps whose inputs haven't changed are taken from the cache."""
     pipeline, values = _read(name, parameters)
+    if "owner" in (pipeline.component_spec.inputs or {}):
+        values.setdefault("owner", this_process("pipeline"))  # it outlives the steps: a lease of a dead one is given back
     profile = load_profile()
     root = Path(profile.state_uri) / "pipelines"
     os.chdir(profile.root)

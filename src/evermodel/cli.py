@@ -21,6 +21,7 @@ from evermodel.arguments import moment, span, spans
 from evermodel.artifacts import Plan, Release, TrainingSet
 from evermodel.errors import EvermodelError, GateError, UseCaseError
 from evermodel.journey import Project
+from evermodel.retraining.lease import this_process
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None)
 features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
@@ -134,7 +135,7 @@ def train(
     todo = journey.plan(
         project, use_case, now=at, windows=spans(window), mode=journey.mode_of(mode), parent=parent, reason=reason
     )
-    if not journey.claim(project, todo, owner="cli", now=at):
+    if not journey.claim(project, todo, owner=this_process("cli"), now=at):
         raise EvermodelError(f"run {todo.key} is finished, or somebody else's: evaluate it, or name another window")
     with project.recording(todo, "train", now=at):
         rows = journey.build_training_set(project, todo)
@@ -300,7 +301,8 @@ def replay(
     output: Output = "table",
 ) -> None:
     """Live a history as if it were happening, once a policy, and compare: how often should I retrain?"""
-    from evermodel.retraining.replay import POLICIES, replay as live
+    from evermodel.retraining.replay import POLICIES
+    from evermodel.retraining.replay import replay as live
     from evermodel.retraining.story import plot_replay
 
     wanted = policy or list(POLICIES)

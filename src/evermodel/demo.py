@@ -36,6 +36,7 @@ from evermodel.data.simulation import simulation
 from evermodel.data.simulator import Simulator
 from evermodel.errors import EvermodelError
 from evermodel.journey import Project
+from evermodel.retraining.lease import this_process
 from evermodel.retraining.launch import QUIET, launch, training_parameters
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
@@ -127,7 +128,7 @@ def _first_champion(demo: Demo, window: Window) -> None:
         return
     demo.say("training pipeline (kfp.local): the first champion …")
     parameters = training_parameters(
-        use_case=demo.uri, windows="", mode="from_scratch", reason="the first champion", now=window.end, owner="demo"
+        use_case=demo.uri, windows="", mode="from_scratch", reason="the first champion", now=window.end, owner=this_process("demo")
     )
     done = launch(demo.project.profile, "training", parameters, log_name="demo-first")
     champion = demo.project.ledger().champion(demo.case.name)
@@ -167,7 +168,7 @@ def _live_day(demo: Demo, day: Window) -> None:
         "use_case": demo.uri,
         "window": f"{day.start.isoformat()}..{day.end.isoformat()}",
         "now": day.end.isoformat(),
-        "owner": f"demo-{day.start:%m-%d}",
+        "owner": this_process("demo"),
     }
     done = launch(demo.project.profile, "monitoring", parameters, log_name=f"demo-{day.start:%m-%d}")
     _tell_day(demo, day, done.cached_steps)

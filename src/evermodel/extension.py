@@ -5,7 +5,8 @@ Each seam is a function of named parameters; what is imported must be callable w
 
 import importlib
 import inspect
-from typing import Any, Callable, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from evermodel.errors import UseCaseError, nearest
 

@@ -37,6 +37,7 @@ from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.features import training_set as training_sets
 from evermodel.ledger import Ledger
 from evermodel.profile import Profile, load_profile
+from evermodel.retraining import lease
 from evermodel.use_case import UseCase
 
 
@@ -161,9 +162,15 @@ def claim(project: Project, plan: Plan, *, owner: str, now: datetime) -> bool:
     """Claim the run's lease and open it: False where another owner has it, or the key's run is finished."""
     ledger = project.ledger()
     storage.write_text(project.turn(plan, "plan.json"), plan.to_json())
-    if not ledger.claim(plan.key, owner=owner, now=now, seconds=project.profile.lease_seconds):
-        return False
-    return ledger.start_run(plan.key, use_case=plan.use_case, decision_id=None, owner=owner, now=now)
+    return lease.begin(
+        ledger,
+        plan.key,
+        use_case=plan.use_case,
+        decision_id=None,
+        owner=owner,
+        now=now,
+        seconds=project.profile.lease_seconds,
+    )
 
 
 def build_training_set(project: Project, plan: Plan) -> TrainingSet:
@@ -299,7 +306,11 @@ def rollback(project: Project, reference: str, *, now: datetime, actor: str, rea
     from evermodel.registry.promotion import rollback as undo
 
     _, case = project.find(reference)
-    return undo(project.ledger(), case.name, now=now, actor=actor, reason=reason)
+    ledger = project.ledger()
+    champion = ledger.champion(case.name)
+    if champion is None:
+        raise EvermodelError(f"{case.name}: there is no champion to roll back from")
+    return undo(ledger, case.name, now=now, actor=actor, reason=reason, leave=champion.id)
 
 
 def newest_window(case: UseCase, *, now: datetime) -> Window:
@@ -337,6 +348,7 @@ def decide(project: Project, reference: str, *, now: datetime) -> Decision:
 
     _, case = project.find(reference)
     ledger = project.ledger()
+    lease.tidy(ledger, case.name, now=now)
     standing = ledger.standing(case, now=now, new_rows=_new_rows(project, case, ledger.champion(case.name), now))
     if (due := schedule_alert(case, standing, now=now)) is not None:
         ledger.record_alert(due, now=now)
@@ -366,7 +378,7 @@ def retrain(project: Project, reference: str, *, windows: str, mode: str, reason
         mode=mode,
         reason=todo.reason,
         now=now,
-        owner=f"retrain-{todo.key}",
+        owner=lease.this_process("retrain"),
         key=todo.key,
     )
     done = launch(project.profile, "training", parameters, log_name=f"training-{todo.key}")

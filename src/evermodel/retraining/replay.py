@@ -212,8 +212,8 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     alerts = _look(life, now)
     standing = life.ledger.standing(life.use_case, now=now, new_rows=_new_rows(life, history, now))
     if (due := schedule_alert(life.use_case, standing, now=now)) is not None:
-        life.ledger.record_alert(due, now=now)
-        alerts.append(due)
+        if life.ledger.record_alert(due, now=now):
+            alerts.append(due)
     life.alerts.extend(alerts)
     if life.policy == "static":
         return

@@ -1,0 +1,49 @@
+"""What a release is made of, small."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from evermodel.artifacts import EvaluationReport, Interval, Release, TrainingManifest, Verdict, Window
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WINDOW = Window(start=START, end=datetime(2026, 1, 8, tzinfo=UTC))
+PASSED = Verdict(word="promote", difference=Interval(point=0.02, low=0.01, high=0.03), reasons=("better than a",))
+MakeRelease = Callable[..., Release]
+
+
+def manifest(name: str, objective: str = "up") -> TrainingManifest:
+    return TrainingManifest(
+        use_case="electricity",
+        objective=objective,
+        mode="from_scratch",
+        windows=(WINDOW,),
+        rows=10,
+        epochs=2,
+        rows_trained=20,
+        row_digest=name,
+        data_version="1",
+        config_digest="2",
+        features=("day", "period"),
+        code_version="3",
+        seed=0,
+        seconds=0.5,
+        final_loss=0.6,
+        cursor=WINDOW.end,
+    )
+
+
+def report(release: Release, verdict: Verdict = PASSED) -> EvaluationReport:
+    return EvaluationReport(
+        use_case=release.use_case,
+        challenger=release.id,
+        champion=release.parent,
+        rows=5,
+        window=WINDOW,
+        metric="accuracy",
+        metrics={"accuracy": 0.8, "auc": None},
+        champion_metrics={"accuracy": 0.7},
+        baselines={"majority": 0.6, "random": None},
+        model_bytes=100,
+        milliseconds_per_row=0.1,
+        verdict=verdict,
+    )

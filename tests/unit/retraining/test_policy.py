@@ -1,0 +1,301 @@
+"""The policy: each rule keeps the champion by itself, and broken data never gets into the windows."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evermodel.artifacts import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
+from evermodel.retraining.policy import cut, decide, schedule_alert
+from evermodel.use_case import UseCase, parse_duration
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+NOW = START + 10 * DAY
+
+
+@pytest.fixture(scope="session")
+def case(electricity: UseCase) -> UseCase:
+    return with_policy(electricity)
+
+
+def with_policy(case: UseCase, **policy: Any) -> UseCase:
+    settings = {"k": 1, "n": 1, "cooldown": 0, "minimum_new_rows": 100, "schedule": None, "mode": "stateful"} | policy
+    return case.model_copy(update={"retraining": case.retraining.model_copy(update=settings)})
+
+
+def day(number: int) -> Window:
+    return Window(start=START + number * DAY, end=START + (number + 1) * DAY)
+
+
+def alert(
+    number: int, diagnosis: Diagnosis = "covariate_shift", kind: Any = "feature_drift", champion: str | None = "a"
+) -> Alert:
+    return Alert(use_case="electricity", kind=kind, window=day(number), champion=champion, diagnosis=diagnosis)
+
+
+def standing(*alerted: bool, **changes: Any) -> Standing:
+    """Champion `a` since START, with a window a day and 500 new rows."""
+    recent = tuple(MonitoredWindow(window=day(i), alerted=one) for i, one in enumerate(alerted))
+    values: dict[str, Any] = {
+        "use_case": "electricity",
+        "champion": "a",
+        "champion_cursor": START,
+        "champion_since": START,
+        "new_rows": 500,
+        "recent": recent,
+    }
+    return Standing(**values | changes)
+
+
+def retrained(number: int, champion: str = "a", at: datetime = NOW - DAY) -> Decision:
+    return Decision(
+        use_case="electricity",
+        at=at,
+        action="retrain",
+        reason="drift",
+        champion=champion,
+        windows=(Window(start=START, end=day(number).end),),
+        trigger=day(number),
+    )
+
+
+def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) -> None:
+    found = decide(case, [alert(2)], standing(False, False, True), now=NOW)
+    assert (found.action, found.champion, found.mode, found.diagnosis) == (
+        "retrain",
+        "a",
+        "stateful",
+        "covariate_shift",
+    )
+    assert found.windows == (Window(start=START, end=day(2).end),)
+    assert found.trigger == day(2)
+    assert found.alerts == (alert(2).id,)
+    assert "feature_drift" in found.reason
+    assert "500 new rows" in found.reason
+
+
+BROKEN = alert(3, "broken_data", "data_quality")
+COOL = {"cooldown": parse_duration("2d")}
+RULES: list[tuple[str, dict[str, Any], list[Alert], Standing, str]] = [
+    ("no champion", {}, [alert(2, champion=None)], standing(champion=None, champion_cursor=None), "no champion yet"),
+    ("running", {}, [alert(2)], standing(running=True), "one at a time"),
+    ("running, by hand", {}, [alert(2, kind="manual")], standing(running=True), "one at a time"),
+    ("no alert", {}, [], standing(), "no alert against champion a"),
+    ("another champion's alert", {}, [alert(2, champion="b")], standing(), "no alert against champion a"),
+    ("broken", {}, [alert(2), BROKEN], standing(False, False, True, True), "quarantined and never trained on"),
+    ("broken and drifted", {}, [alert(3), BROKEN], standing(False, False, True, True), "quarantined"),
+    ("broken after a person asked", {}, [alert(2, kind="manual"), BROKEN], standing(), "quarantined"),
+    (
+        "not this diagnosis",
+        {"diagnoses": ("concept_shift",)},
+        [alert(2)],
+        standing(),
+        "covariate_shift doesn't retrain",
+    ),
+    ("k of n", {"k": 2, "n": 3}, [alert(2)], standing(False, False, True), "1 of the last 3 windows alerted; 2 are"),
+    ("k of n, too long ago", {"k": 2, "n": 2}, [alert(0), alert(2)], standing(True, False, True), "1 of the last 2"),
+    ("quiet since", {}, [alert(1)], standing(False, True, False), "0 of the last 1 windows alerted"),
+    ("cooldown", COOL, [alert(9)], standing(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
+    ("cooldown after a promotion", COOL, [alert(9)], standing(last_retrain=retrained(8, "old")), "cooling down"),
+    ("too few rows", {}, [alert(2)], standing(new_rows=99), "99 new rows; 100 are needed"),
+    ("nothing new, by hand", {}, [alert(2, kind="manual")], standing(new_rows=0), "no matured row is new"),
+    (
+        "all broken",
+        {},
+        [alert(2)],
+        standing(quarantined=(Window(start=START, end=day(3).start),)),
+        "nothing to train on",
+    ),
+    ("before the cursor", {}, [alert(2)], standing(champion_cursor=day(2).end), "nothing to train on"),
+    (
+        "answered",
+        {},
+        [alert(2)],
+        standing(last_retrain=retrained(2), last_retrain_state="held"),
+        r"answered .* \(held\)",
+    ),
+    ("failed is answered", {}, [alert(2)], standing(last_retrain=retrained(2), last_retrain_state="failed"), "failed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "alerts", "at", "why"), [rule[1:] for rule in RULES], ids=[rule[0] for rule in RULES]
+)
+def test_each_rule_keeps(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: Standing, why: str) -> None:
+    found = decide(with_policy(case, **policy), alerts, at, now=NOW)
+    assert found.action == "keep"
+    assert found.windows == ()
+    assert re.search(why, found.reason), found.reason
+
+
+PASSES: list[tuple[str, dict[str, Any], list[Alert], Standing]] = [
+    ("k of n reached", {"k": 2, "n": 3}, [alert(0), alert(2)], standing(True, False, True)),
+    ("alerts count where the window wasn't recorded", {"k": 2, "n": 2}, [alert(1), alert(2)], standing()),
+    ("cooldown over", COOL, [alert(9)], standing(last_retrain=retrained(4, at=NOW - 2 * DAY), last_retrain_state="held")),
+    ("just enough rows", {}, [alert(2)], standing(new_rows=100)),
+    ("one of its diagnoses is enough", {"diagnoses": ("concept_shift",)}, [alert(2), alert(2, "concept_shift", "performance")], standing()),
+    ("a newer alert after an answered one", {}, [alert(2), alert(3)], standing(last_retrain=retrained(2), last_retrain_state="held")),
+    ("an older champion's retrain answers nothing", {}, [alert(2)], standing(last_retrain=retrained(5, "old"))),
+    ("by hand: no k of n, no cooldown, few rows", {"k": 2, "n": 3} | COOL, [alert(9, "unknown", "manual")], standing(new_rows=1, last_retrain=retrained(4), last_retrain_state="held")),
+    ("scheduled: no k of n", {"k": 2, "n": 3, "diagnoses": ("concept_shift",)}, [alert(9, "unknown", "schedule")], standing()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "alerts", "at"), [one[1:] for one in PASSES], ids=[one[0] for one in PASSES])
+def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: Standing) -> None:
+    found = decide(with_policy(case, **policy), alerts, at, now=NOW)
+    assert found.action == "retrain", found.reason
+    assert found.trigger == alerts[-1].window
+
+
+@pytest.mark.parametrize(
+    ("policy", "at", "why"),
+    [
+        (COOL, standing(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
+        ({}, standing(new_rows=99), "99 new rows"),
+    ],
+)
+def test_a_schedule_skips_k_of_n_and_nothing_else(
+    case: UseCase, policy: dict[str, Any], at: Standing, why: str
+) -> None:
+    found = decide(with_policy(case, **policy), [alert(9, "unknown", "schedule")], at, now=NOW)
+    assert found.action == "keep"
+    assert why in found.reason
+
+
+def test_broken_windows_are_cut_out_whoever_saw_them(case: UseCase) -> None:
+    older = alert(0, "broken_data", "data_quality", champion="old")
+    own = alert(2, "broken_data", "data_quality")
+    found = decide(case, [older, own, alert(4)], standing(quarantined=(day(1),)), now=NOW)
+    assert found.action == "retrain"
+    assert found.windows == (Window(start=day(3).start, end=day(4).end),)
+
+
+def test_a_broken_window_between_leaves_both_sides(case: UseCase) -> None:
+    found = decide(case, [alert(1, "broken_data", "data_quality"), alert(3)], standing(), now=NOW)
+    assert found.windows == (day(0), Window(start=day(2).start, end=day(3).end))
+
+
+def test_the_order_of_alerts_does_not_change_what_is_said_of_a_broken_window(case: UseCase) -> None:
+    two = [alert(3, "broken_data", "data_quality"), alert(3, "broken_data", "feature_drift")]
+    found = decide(case, two, standing(), now=NOW)
+    assert found == decide(case, two[::-1], standing(), now=NOW)
+    assert "(data_quality, feature_drift)" in found.reason
+
+
+def test_a_broken_window_is_no_evidence_of_drift(case: UseCase) -> None:
+    strict = with_policy(case, k=2, n=2)
+    alerts = [alert(2, "broken_data", "data_quality"), alert(3)]
+    assert decide(strict, alerts, standing(False, False, True, True), now=NOW).action == "keep"
+
+
+def test_a_person_may_retrain_over_a_broken_window_but_not_on_it(case: UseCase) -> None:
+    found = decide(case, [alert(3, "unknown", "manual"), BROKEN], standing(), now=NOW)
+    assert found.action == "retrain"
+    assert found.windows == (Window(start=START, end=day(3).start),)
+    assert "by hand" in found.reason
+
+
+def test_the_mode_is_the_policys(case: UseCase) -> None:
+    assert decide(with_policy(case, mode="from_scratch"), [alert(2)], standing(), now=NOW).mode == "from_scratch"
+
+
+def test_asked_again_before_its_run_ended_it_is_the_same_row(case: UseCase) -> None:
+    first = decide(case, [alert(2)], standing(), now=NOW)
+    recorded = standing(last_retrain=first, last_retrain_state="pending")
+    assert decide(case, [alert(2)], recorded, now=NOW + DAY) == first
+    newer = decide(case, [alert(2), alert(3)], recorded, now=NOW + DAY)
+    assert newer.retrain_key != first.retrain_key
+    assert decide(case, [], recorded, now=NOW + DAY).action == "keep"
+
+
+def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(case: UseCase) -> None:
+    first = decide(case, [alert(2)], standing(), now=NOW)
+    recorded = standing(last_retrain=first, last_retrain_state="pending")
+    found = decide(case, [alert(2), alert(2, "broken_data", "data_quality")], recorded, now=NOW)
+    assert found.action == "keep"
+
+
+# schedule ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_due_once_a_period(case: UseCase) -> None:
+    weekly = with_policy(case, schedule=parse_duration("7d"))
+    assert schedule_alert(case, standing(), now=NOW) is None
+    assert schedule_alert(weekly, standing(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
+    assert schedule_alert(weekly, standing(champion_since=None), now=NOW) is None
+    first = schedule_alert(weekly, standing(), now=START + 7 * DAY)
+    assert first is not None
+    assert first.kind == "schedule"
+    assert first.window == Window(start=START, end=START + 7 * DAY)
+    again = schedule_alert(weekly, standing(), now=START + 13 * DAY)
+    assert again is not None
+    assert again.id == first.id
+    second = schedule_alert(weekly, standing(), now=START + 14 * DAY)
+    assert second is not None
+    assert second.id != first.id
+    found = decide(weekly, [first], standing(), now=START + 8 * DAY)
+    assert found.action == "retrain"
+    assert found.reason == "the champion is older than the schedule of 7d; 500 new rows"
+
+
+# properties ----------------------------------------------------------------------------------------------------------
+
+numbers = st.integers(0, 6)
+alerts_ = st.builds(
+    alert,
+    numbers,
+    st.sampled_from(["broken_data", "covariate_shift", "label_shift", "concept_shift", "unknown"]),
+    st.sampled_from(["data_quality", "feature_drift", "performance", "manual", "schedule"]),
+    st.sampled_from(["a", "old"]),
+)
+standings = st.builds(
+    lambda flags, rows, running, broken, last: standing(
+        *flags, new_rows=rows, running=running, quarantined=tuple(day(i) for i in broken),
+        last_retrain=None if last is None else retrained(last[0], last[1]),
+        last_retrain_state=None if last is None else last[2],
+    ),
+    st.lists(st.booleans(), max_size=7),
+    st.integers(0, 300),
+    st.booleans(),
+    st.sets(numbers, max_size=3),
+    st.none() | st.tuples(numbers, st.sampled_from(["a", "old"]), st.sampled_from(["pending", "held", "promoted"])),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(alerts=st.lists(alerts_, max_size=6), at=standings, k=st.integers(1, 2), seed=st.randoms())
+def test_decide_is_pure_and_never_trains_on_broken_data(
+    case: UseCase, alerts: list[Alert], at: Standing, k: int, seed: Any
+) -> None:
+    policy = with_policy(case, k=k, n=3)
+    found = decide(policy, alerts, at, now=NOW)
+    assert decide(policy, alerts, at, now=NOW) == found
+    shuffled = seed.sample(alerts, len(alerts))
+    assert decide(policy, shuffled, at, now=NOW) == found, "the order in which alerts come doesn't matter"
+    broken = {one.window for one in alerts if one.diagnosis == "broken_data"} | set(at.quarantined)
+    for window in found.windows:
+        assert at.champion_cursor is not None
+        assert at.champion_cursor <= window.start
+        assert all(window.end <= bad.start or bad.end <= window.start for bad in broken)
+    if found.action == "retrain":
+        assert found.windows
+        assert not at.running
+    recorded = at.model_copy(update={"last_retrain": found, "last_retrain_state": "pending"})
+    if found.action == "retrain" and not at.running:
+        assert decide(policy, alerts, recorded, now=NOW + DAY) == found, "recorded and asked again: the same row"
+
+
+@given(broken=st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=5))
+def test_cut_leaves_exactly_what_is_not_broken(broken: list[tuple[int, int]]) -> None:
+    bad = [Window(start=START + low * DAY, end=START + (low + span) * DAY) for low, span in broken]
+    left = cut(START, START + 10 * DAY, bad)
+    for number in range(10):
+        kept = any(window.start <= day(number).start and day(number).end <= window.end for window in left)
+        assert kept != any(window.start <= day(number).start < window.end for window in bad)
+    assert all(one.end < other.start for one, other in pairwise(left))
