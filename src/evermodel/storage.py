@@ -188,3 +188,16 @@ def open_log(path: Path) -> IO[bytes]:
     """A local file for a subprocess to write its output to as it goes: the one write that isn't whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
+
+
+def count_rows(uri: str | Path) -> int:
+    """The rows of a Parquet file, or of all below a folder, by their footers alone."""
+    is_file = str(uri).partition("?")[0].endswith(".parquet")
+    return sum(_footer(file).num_rows for file in ([uri] if is_file else list_files(uri, suffix=".parquet")))
+
+
+def _footer(uri: str | Path) -> pq.FileMetaData:
+    if (path := local_path(uri)) is not None:
+        return pq.read_metadata(path)
+    system, key = _remote(str(uri))
+    return pq.read_metadata(key, filesystem=system)

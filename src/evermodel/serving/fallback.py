@@ -1,0 +1,90 @@
+"""What is answered when the models or the features aren't there in time: the last score known for the same entities,
+else the use case's heuristic, else its constant. Always flagged, with where it came from."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from evermodel import extension
+from evermodel.serving.schemas import ranks_classes
+from evermodel.use_case import UseCase
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A score to answer with. `classes`, best first, where a category is predicted."""
+
+    score: float | None
+    scores: Mapping[str, float | None]
+    classes: tuple[str, ...] | None = None
+    source: Literal["last_known", "heuristic", "constant"] = "last_known"
+
+
+class Fallback:
+    """Last-known scores of one use case, at most `capacity` keys, the longest unused forgotten first. Thread-safe."""
+
+    def __init__(self, use_case: UseCase, *, capacity: int = 100_000) -> None:
+        source = use_case.prediction_source
+        columns = {field.name for field in source.fields} | set(source.constants)
+        self._keys = tuple(entity.key for entity in use_case.entities if entity.key in columns)
+        self._objectives = tuple(objective.name for objective in use_case.objectives)
+        self.is_category = ranks_classes(use_case)
+        self._constant = use_case.serving.fallback
+        self._heuristic = use_case.evaluation.heuristic
+        self._rule: Callable[..., Any] | None = None
+        if self._heuristic and ":" in self._heuristic:
+            self._rule = extension.load(self._heuristic, "heuristic")
+        self._capacity = capacity
+        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def key(self, row: Mapping[str, Any]) -> Key:
+        """The row's entities: what a score is remembered under."""
+        return tuple(row.get(name) for name in self._keys)
+
+    def remember(self, row: Mapping[str, Any], known: Known) -> None:
+        """Keep a model's score for the row's entities."""
+        key = self.key(row)
+        with self._lock:
+            self._known[key] = known
+            self._known.move_to_end(key)
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+
+    def find(self, row: Mapping[str, Any]) -> Known:
+        """The best that is known without a model; never raises."""
+        with self._lock:
+            key = self.key(row)
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        value = self._by_heuristic(row)
+        if value is not None:
+            return Known(value, dict.fromkeys(self._objectives), source="heuristic")
+        return Known(self._constant, dict.fromkeys(self._objectives), source="constant")
+
+    def _by_heuristic(self, row: Mapping[str, Any]) -> float | None:
+        if self._heuristic is None:
+            return None
+        try:
+            if self._rule is None:
+                value = row.get(self._heuristic)
+            else:
+                columns = {name: np.asarray([value]) for name, value in row.items()}
+                value = np.asarray(self._rule(columns)).reshape(-1)[0]
+            found = float(value)  # type: ignore[arg-type]
+        except Exception:  # a heuristic is foreign code, and this is the last line before the constant
+            return None
+        return found if math.isfinite(found) else None
