@@ -13,6 +13,7 @@ def monitor(use_case: str, use_case_digest: str, window: str, now: str, page: ds
     project, at = journey.Project.open(), moment(now)
     _, case = project.find(use_case)
     looked_at = span(window) or journey.newest_window(case, now=at)
-    report = journey.monitor(project, use_case, window=looked_at, now=at)
-    storage.write_text(page.path, journey.monitoring_page(project, use_case, report))
+    report = journey.monitor(project, use_case, window=looked_at, now=at, page=page.path)
+    if not storage.exists(page.path):
+        storage.write_text(page.path, f"<p>{looked_at}: {report.rows} rows, nothing alerted.</p>")
     return report.to_json()

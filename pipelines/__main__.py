@@ -43,13 +43,12 @@ def run(name: str, parameters: Parameters) -> None:
     """Run a pipeline here, each step a subprocess; steps whose inputs haven't changed are taken from the cache."""
     pipeline, values = _read(name, parameters)
     if "owner" in (pipeline.component_spec.inputs or {}):
-        values.setdefault("owner", this_process("pipeline"))  # it outlives the steps: a lease of a dead one is given back
+        values["owner"] = values.get("owner") or this_process("pipeline")  # it outlives the steps: a lease of a dead one is given back
     profile = load_profile()
     root = Path(profile.state_uri) / "pipelines"
     os.chdir(profile.root)
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True
-    )
+    runner = local.SubprocessRunner(use_venv=False)
+    local.init(runner=runner, pipeline_root=str(root), raise_on_error=True, enable_caching=True)
     pipeline(**values)
 
 

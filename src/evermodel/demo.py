@@ -98,11 +98,18 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
 def forget(project: Project, case: UseCase) -> None:
     """Remove what an earlier demo left: the use case's folder, the pipelines' cache and the ledger that it is alone in."""
     files = storage.list_files(project.profile.root / "use_cases", suffix=".yaml")
-    others = sorted(name for path in files if (name := Path(path).stem) != case.name and storage.exists(project.profile.place(name, "events")))
+    others = sorted(
+        name
+        for path in files
+        if (name := Path(path).stem) != case.name and storage.exists(project.profile.place(name, "events"))
+    )
     if others:
         raise EvermodelError(f"the project's ledger holds {', '.join(others)} too: run the demo in a new project")
-    for name in (case.name, "pipelines", "runs", "ledger.db", "ledger.db-wal", "ledger.db-shm", "mlflow.db", "online.db"):
+    for name in (case.name, "pipelines", "runs", "features", "evidently"):
         storage.delete_tree(storage.join(project.profile.state_uri, name))
+    for name in ("ledger.db", "mlflow.db", "online.db"):
+        for end in ("", "-wal", "-shm"):
+            storage.delete_file(storage.join(project.profile.state_uri, name + end))
 
 
 def _days(case: UseCase, start: datetime, count: int) -> list[Window]:
@@ -128,7 +135,12 @@ def _first_champion(demo: Demo, window: Window) -> None:
         return
     demo.say("training pipeline (kfp.local): the first champion …")
     parameters = training_parameters(
-        use_case=demo.uri, windows="", mode="from_scratch", reason="the first champion", now=window.end, owner=this_process("demo")
+        use_case=demo.uri,
+        windows="",
+        mode="from_scratch",
+        reason="the first champion",
+        now=window.end,
+        owner=this_process("demo"),
     )
     done = launch(demo.project.profile, "training", parameters, log_name="demo-first")
     champion = demo.project.ledger().champion(demo.case.name)
@@ -163,7 +175,9 @@ def _live_day(demo: Demo, day: Window) -> None:
         ingest_table(demo.case, name, table, demo.log, batch_id=f"{day}-{name}", now=day.end)
     journey.materialize(demo.project, demo.uri, now=day.end)
     _wait_for_log(demo, day, impressions.num_rows)
-    demo.say(f"day {day.start:%m-%d}: {impressions.num_rows:,} shown by {before.id if before else None}; looking at it …")
+    demo.say(
+        f"day {day.start:%m-%d}: {impressions.num_rows:,} shown by {before.id if before else None}; looking at it …"
+    )
     parameters = {
         "use_case": demo.uri,
         "window": f"{day.start.isoformat()}..{day.end.isoformat()}",
@@ -207,10 +221,12 @@ def _ranked(demo: Demo, candidates: pa.Table) -> np.ndarray:
     scores = np.full(len(rows), -np.inf)
     url = f"http://127.0.0.1:{demo.port}/v1/{demo.case.name}/rank"
     with httpx.Client(timeout=10) as client, ThreadPoolExecutor(CLIENTS) as pool:
-        bodies = [(indexes, rank_body(demo.case, [rows[i] for i in indexes], k=shown)) for indexes in by_request.values()]
+        bodies = [
+            (indexes, rank_body(demo.case, [rows[i] for i in indexes], k=shown)) for indexes in by_request.values()
+        ]
         for (indexes, _), answer in zip(bodies, pool.map(lambda body: _ask(client, url, body[1]), bodies), strict=True):
             place = {rows[index][item]: index for index in indexes}
-            for answered in answer["items"]:
+            for answered in answer["ranking"]:
                 scores[place[answered["item"]]] = answered["score"]
     return scores
 
@@ -230,12 +246,16 @@ def rank_body(case: UseCase, rows: list[dict[str, Any]], *, k: int) -> str:
     known = {field.name for field in source.fields} - {case.predict.position, group}
     shared = {name for name in known if len({row.get(name) for row in rows}) == 1 and name != case.predict.item}
     context = {name: rows[0][name] for name in sorted(shared) if rows[0].get(name) is not None}
-    candidates = [
-        {name: row[name] for name in sorted(known - shared) if row.get(name) is not None} for row in rows
-    ]
+    candidates = [{name: row[name] for name in sorted(known - shared) if row.get(name) is not None} for row in rows]
     at = rows[0]["event_time"].isoformat()
     return canonical_json(
-        {"request_id": rows[0][group], "at": at, "k": k, "context": {**context, group: rows[0][group]}, "candidates": candidates}
+        {
+            "request_id": rows[0][group],
+            "at": at,
+            "k": k,
+            "context": {**context, group: rows[0][group]},
+            "candidates": candidates,
+        }
     )
 
 
@@ -249,8 +269,13 @@ def ray() -> Iterator[str]:
 
     os.environ.update(QUIET)
     library.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
         object_store_memory=200_000_000,
+        _node_ip_address="127.0.0.1",
     )
     address = str(library.get_runtime_context().gcs_address)
     os.environ["RAY_ADDRESS"] = address
@@ -265,10 +290,23 @@ def ray() -> Iterator[str]:
 def served(demo: Demo, address: str) -> Iterator[None]:
     """`evermodel serve` in a process of its own, stopped at the end."""
     log = Path(storage.join(demo.project.profile.state_uri, "runs", "demo-serve.log"))
-    command = [sys.executable, "-m", "evermodel.cli", "serve", demo.case.name, "--port", str(demo.port), "--simulated-time"]
+    command = [
+        sys.executable,
+        "-m",
+        "evermodel.cli",
+        "serve",
+        demo.case.name,
+        "--port",
+        str(demo.port),
+        "--simulated-time",
+    ]
     with storage.open_log(log) as output:
         process = subprocess.Popen(
-            command, cwd=demo.project.profile.root, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "RAY_ADDRESS": address}
+            command,
+            cwd=demo.project.profile.root,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "RAY_ADDRESS": address},
         )
         try:
             _wait_for(demo, None, process, log)
@@ -279,7 +317,9 @@ def served(demo: Demo, address: str) -> Iterator[None]:
             process.wait(timeout=30)
 
 
-def _wait_for(demo: Demo, release: str | None, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
+def _wait_for(
+    demo: Demo, release: str | None, process: subprocess.Popen[bytes] | None = None, log: Path | None = None
+) -> None:
     """Wait until the API is ready, with `release` live where one is named."""
     end = time.monotonic() + 90
     while time.monotonic() < end:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+
 from evermodel import bundle, storage
 from evermodel import use_case as use_cases
 from evermodel.artifacts import (
@@ -37,6 +39,7 @@ from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.features import training_set as training_sets
 from evermodel.ledger import Ledger
 from evermodel.profile import Profile, load_profile
+from evermodel.provenance import code_version
 from evermodel.retraining import lease
 from evermodel.use_case import UseCase
 
@@ -58,7 +61,9 @@ class Project:
         else:
             uri = str(self.profile.root / "use_cases" / f"{reference}.yaml")
             if not storage.exists(uri):
-                names = [Path(path).stem for path in storage.list_files(self.profile.root / "use_cases", suffix=".yaml")]
+                names = [
+                    Path(path).stem for path in storage.list_files(self.profile.root / "use_cases", suffix=".yaml")
+                ]
                 raise UseCaseError(f"no use case {reference!r} here; {nearest(reference, names)}")
         return uri, use_cases.load(uri)
 
@@ -113,13 +118,13 @@ def plan(
     """
     uri, case = project.find(reference)
     if use_case_digest not in ("", case.digest()):
-        raise UseCaseError(f"{uri}: the use case is not the one that the run was started with (digest {use_case_digest[:12]})")
+        raise UseCaseError(
+            f"{uri}: the use case is not the one that the run was started with (digest {use_case_digest[:12]})"
+        )
     champion = _parent(project.ledger(), case, parent)
     chosen: Mode = mode or ("stateful" if champion else "from_scratch")
     if champion is None and chosen == "stateful":
         raise UseCaseError(f"{case.name}: there is no champion to go on from; train with mode from_scratch first")
-    from evermodel.training.train import code_version
-
     spans = tuple(windows) or _default_windows(case, champion, now)
     identity = (case.name, champion.id if champion else None, [window.span for window in spans], micros(now), chosen)
     return Plan(
@@ -159,18 +164,23 @@ def _default_windows(case: UseCase, champion: Release | None, now: datetime) -> 
 
 
 def claim(project: Project, plan: Plan, *, owner: str, now: datetime) -> bool:
-    """Claim the run's lease and open it: False where another owner has it, or the key's run is finished."""
+    """Claim the run's lease and open it: False where a living owner has it, or the key's run is finished."""
     ledger = project.ledger()
-    storage.write_text(project.turn(plan, "plan.json"), plan.to_json())
-    return lease.begin(
+    decided = [
+        one for one in ledger.decisions(plan.use_case) if one.action == "retrain" and one.retrain_key == plan.key
+    ]
+    granted = lease.begin(
         ledger,
         plan.key,
         use_case=plan.use_case,
-        decision_id=None,
+        decision_id=decided[0].id if decided else None,
         owner=owner,
         now=now,
         seconds=project.profile.lease_seconds,
     )
+    if granted:  # what isn't granted must leave the plan of the one that was
+        storage.write_text(project.turn(plan, "plan.json"), plan.to_json())
+    return granted
 
 
 def build_training_set(project: Project, plan: Plan) -> TrainingSet:
@@ -236,7 +246,10 @@ def read_run(project: Project, reference: str, key: str) -> tuple[Plan, Training
     _, case = project.find(reference)
     home = project.profile.place(case.name, "turns", key)
     if not storage.exists(storage.join(home, "release.json")):
-        runs = {Path(uri).parent.name for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")}
+        runs = {
+            Path(uri).parent.name
+            for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")
+        }
         raise UseCaseError(f"{case.name}: no trained run {key!r}; {nearest(key, runs)}")
     plan_text, rows_text, release_text = (
         storage.read_text(storage.join(home, name)) for name in ("plan.json", "training_set.json", "release.json")
@@ -320,8 +333,14 @@ def newest_window(case: UseCase, *, now: datetime) -> Window:
     return Window(start=from_micros(end - length), end=from_micros(end))
 
 
-def monitor(project: Project, reference: str, *, window: Window, now: datetime) -> MonitoringReport:
-    """Look at one window of answers with the labels known at `now`; its report and alerts go to the ledger."""
+def monitor(
+    project: Project, reference: str, *, window: Window, now: datetime, page: str | None = None
+) -> MonitoringReport:
+    """Look at one window of answers with the labels known at `now`; its report and alerts go to the ledger.
+
+    With `page` (path or URI) an Evidently report is written there and to the project's Evidently workspace, for every
+    window or for those that alerted, as the use case says.
+    """
     from evermodel.monitoring.cohorts import served_rows
     from evermodel.monitoring.monitor import monitor as look
     from evermodel.retraining.turn import reference_for
@@ -329,16 +348,34 @@ def monitor(project: Project, reference: str, *, window: Window, now: datetime) 
 
     _, case = project.find(reference)
     ledger = project.ledger()
-    champion = ledger.champion(case.name)
-    if champion is None:
+    if ledger.champion(case.name) is None:
         raise EvermodelError(f"{case.name}: there is no champion to monitor; train the first")
     answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
+    champion = _answering(ledger.promotions(case.name), answers)
     served = served_rows(case, answers, project.log(case), now=now)
     report = look(case, served, reference_for(champion), window=window, now=now, champion=champion.id)
     ledger.record_window(report, now=now)
     for alert in report.alerts:
         ledger.record_alert(alert, now=now)
+    if page is not None and served.num_rows and (report.alerts or case.monitoring.report == "always"):
+        from evermodel.monitoring.report import write_report
+
+        rows = training_sets.load(_training_set(champion)).train
+        workspace = storage.join(project.profile.state_uri, "evidently")
+        write_report(case, report, served, rows, out=page, workspace=workspace)
     return report
+
+
+def _training_set(release: Release) -> TrainingSet:
+    """What `build_training_set` left of the run that made a release."""
+    return TrainingSet.from_json(storage.read_text(storage.join(release.home, "training_set.json")))
+
+
+def _answering(promotions: Sequence[Promotion], answers: pa.Table) -> Release:
+    """The newest champion that a window was answered by: looked at again after a promotion, a window mustn't be held
+    against a champion that wasn't there. The present one where nobody answered."""
+    seen = set(answers["release"].to_pylist()) if "release" in answers.column_names else set()
+    return next((row.release for row in reversed(promotions) if row.release.id in seen), promotions[-1].release)
 
 
 def decide(project: Project, reference: str, *, now: datetime) -> Decision:
@@ -359,14 +396,16 @@ def decide(project: Project, reference: str, *, now: datetime) -> Decision:
 def _new_rows(project: Project, case: UseCase, champion: Release | None, now: datetime) -> int:
     """Matured rows that the champion hasn't been trained on."""
     start = champion.cursor if champion else None
-    end = now - timedelta(microseconds=case.maturity)
+    end = now - timedelta(microseconds=case.maturity - 1)  # a row is matured at the instant its delay is over
     if start is None or start >= end:
         return 0
     window = Window(start=start, end=end)
     return int(project.log(case).read(case.predict.source, window=window, columns=["ingest_seq"]).num_rows)
 
 
-def retrain(project: Project, reference: str, *, windows: str, mode: str, reason: str, now: datetime) -> dict[str, object]:
+def retrain(
+    project: Project, reference: str, *, windows: str, mode: str, reason: str, now: datetime
+) -> dict[str, object]:
     """Run the training pipeline to its end; the run as the ledger has it: key, state, release, verdict, reasons, log."""
     from evermodel.arguments import spans
     from evermodel.retraining.launch import launch, training_parameters
@@ -378,7 +417,6 @@ def retrain(project: Project, reference: str, *, windows: str, mode: str, reason
         mode=mode,
         reason=todo.reason,
         now=now,
-        owner=lease.this_process("retrain"),
         key=todo.key,
     )
     done = launch(project.profile, "training", parameters, log_name=f"training-{todo.key}")

@@ -23,7 +23,7 @@ from evermodel.monitoring.columns import ColumnReference, bin_codes, column_coun
 from evermodel.monitoring.outcomes import LabelReference, label_reference
 from evermodel.monitoring.statistics import P_VALUES, Floats
 from evermodel.monitoring.validity import Declared, declared, duplicate_share
-from evermodel.use_case import CalendarFeature, CrossFeature, UseCase
+from evermodel.use_case import CalendarFeature, ColumnFeature, CrossFeature, UseCase
 
 LABELLED = 200_000  # labelled rows that are looked at; more are thinned
 SIGNIFICANCE = 0.001  # a distance over its threshold that equal distributions show this often is no drift
@@ -54,12 +54,18 @@ class Reference(Artifact):
 def watched_columns(use_case: UseCase) -> dict[str, Literal["number", "category"] | None]:
     """The feature columns, and whether a number is a name (hashed or embedded: a category). None: as its type says.
 
-    Parts of the calendar aren't watched: a week in May has moved away from a year, and nothing has happened.
+    Parts of the calendar aren't watched: a week in May has moved away from a year, and nothing has happened. Nor is a
+    column that serving always says the same of, such as a position: it varies in training, and never in an answer.
     """
-    calendar = {feature.name for feature in use_case.features if isinstance(feature, CalendarFeature)}
+    unwatched = {
+        feature.name
+        for feature in use_case.features
+        if isinstance(feature, CalendarFeature)
+        or (isinstance(feature, ColumnFeature) and feature.serve_as is not None)
+    }
     names: set[str] = {feature.name for feature in use_case.features if isinstance(feature, CrossFeature)}
     names |= {feature.name for feature in use_case.features if feature.encode in ("hash", "embed")}
-    return {name: "category" if name in names else None for name in use_case.feature_columns() if name not in calendar}
+    return {name: "category" if name in names else None for name in use_case.feature_columns() if name not in unwatched}
 
 
 def fit_reference(

@@ -22,7 +22,6 @@ from evermodel.monitoring.statistics import Floats
 from evermodel.use_case import BusinessFigure, UseCase
 
 BLOCKS = 10
-BY_PLACE = frozenset({"accuracy", "top_k", "f1_macro", "hr", "mrr", "ndcg"})  # need only the order of the classes
 CONFIDENT = 1.645  # standard errors of a one-sided 5 % test
 
 
@@ -62,19 +61,6 @@ def first_classes(served: pa.Table) -> pa.Array | None:
     return lists.values.take(at)
 
 
-def _as_scores(served: pa.Table) -> tuple[Floats, tuple[str, ...]] | None:
-    """The places of the answered classes as scores [n, C]: 1, 1/2, 1/3, …, and 0 of those that weren't answered."""
-    if "classes" not in served.column_names:
-        return None
-    lists = served["classes"].to_pylist()
-    names = tuple(sorted({name for row in lists for name in row or ()}))
-    place = {name: index for index, name in enumerate(names)}
-    scores = np.zeros((len(lists), len(names)))
-    for scored, row in zip(scores, lists, strict=True):
-        scored[[place[name] for name in row or ()]] = 1 / np.arange(1, len(row or ()) + 1)
-    return scores, names
-
-
 def judge(use_case: UseCase, served: pa.Table, reference: Reference, *, now: datetime) -> Performance:
     """The use case's metric on the matured rows whose label is known; value None where they are too few."""
     name, settings = use_case.evaluation.metric, use_case.monitoring
@@ -86,7 +72,7 @@ def judge(use_case: UseCase, served: pa.Table, reference: Reference, *, now: dat
         return unknown
     matured = served if keep.all() else served.filter(pa.array(keep))
     if label.type == "category":
-        found = _as_scores(matured) if name in BY_PLACE else None
+        found = metrics.by_place(matured) if name in metrics.BY_PLACE else None
     else:
         combined = score_of(use_case, matured)
         found = None if combined is None else (combined, ())

@@ -40,7 +40,7 @@ def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_n
     if done.returncode != 0:
         tail = "\n".join(text.strip().splitlines()[-15:])
         raise EvermodelError(f"pipeline {pipeline} failed (log: {log}):\n{tail}")
-    return Launched(done.returncode, str(log), text.count("Cache hit"))
+    return Launched(done.returncode, str(log), text.count(" cache hit (key="))
 
 
 def environment(profile: Profile) -> dict[str, str]:
@@ -54,9 +54,12 @@ def _path(root: Path) -> str:
 
 
 def training_parameters(
-    *, use_case: str, windows: str, mode: str, reason: str, now: datetime, owner: str, key: str = ""
+    *, use_case: str, windows: str, mode: str, reason: str, now: datetime, owner: str = "", key: str = ""
 ) -> dict[str, str]:
-    """The parameters of the training pipeline, as texts; what is empty is settled by the run itself."""
+    """The parameters of the training pipeline, as texts; what is empty is settled by the run itself.
+
+    Without an `owner` the run's own process holds its lease: it may outlive the one that asks for it.
+    """
     return {
         "use_case": use_case,
         "windows": windows,

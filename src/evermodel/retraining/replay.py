@@ -130,13 +130,14 @@ def first_champion(use_case: UseCase, history: History, *, out: str) -> Turn:
     """Train and judge the champion that every policy starts from."""
     first = use_case.training.first
     assert first is not None
+    now = use_case.training.live or first.end
     turn = take_turn(
         use_case,
-        _turn_rows(use_case, history, (first,), now=first.end, cursor=None, mode="from_scratch"),
+        _turn_rows(use_case, history, (first,), now=now, cursor=None, mode="from_scratch"),
         champion=None,
         mode="from_scratch",
         trigger=None,
-        now=first.end,
+        now=now,
         out=out,
         reason="the first champion",
     )
@@ -346,9 +347,17 @@ def _story(life: Life, history: History) -> dict[str, Any]:
 
 def _window_story(life: Life, history: History, window: Window, served: pa.Table, release: str) -> dict[str, Any]:
     """Its metric with all the labels that history came to know; None where some are still missing at its end."""
-    matured = window.start + timedelta(microseconds=life.use_case.maturity) <= history.end
-    value = metric_of(life.use_case, mask_unmatured(life.use_case, served, now=history.end)) if matured else None
+    known = _labels_end(life.use_case, history)
+    matured = window.start + timedelta(microseconds=life.use_case.maturity) <= known
+    value = metric_of(life.use_case, mask_unmatured(life.use_case, served, now=known)) if matured else None
     return {**_span(window), "rows": served.num_rows, "metric": value, "champion": release}
+
+
+def _labels_end(use_case: UseCase, history: History) -> datetime:
+    """Until when the history's labels go. One that is a column stands beside its row, so it had come when that was
+    written down, even after the last event; a natural label is an event, and is known no later than the last one."""
+    waited = all(label.kind == "column" for label in use_case.labels)
+    return history.end + timedelta(microseconds=use_case.maturity) if waited else history.end
 
 
 def _alert_story(alert: Alert) -> dict[str, Any]:

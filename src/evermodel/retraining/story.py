@@ -64,7 +64,8 @@ def plot_replay(result: dict[str, Any], path: Path) -> None:
         values = [window["metric"] for window in life["windows"]]
         total = life["totals"]["metric"]
         colour = COLOURS.get(life["policy"], "#111827")
-        label = f"{life['policy']}: {total:.3f}, {life['totals']['rows_trained']:,} rows × epochs"
+        reached = "unknown" if total is None else f"{total:.3f}"
+        label = f"{life['policy']}: {reached}, {life['totals']['rows_trained']:,} rows × epochs"
         axes[0].plot(times, values, color=colour, alpha=0.25, linewidth=0.8)
         axes[0].plot(times, _smooth(values), color=colour, linewidth=2, label=label)
     axes[0].set_ylabel(result["metric"])

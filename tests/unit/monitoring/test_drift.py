@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from evermodel import use_case
 from evermodel.artifacts import DriftScore
 from evermodel.monitoring.binning import bin_counts, bin_edges, longest_run
 from evermodel.monitoring.columns import column_reference
@@ -135,3 +137,10 @@ def test_a_column_put_in_place_of_another_type_is_counted_in_its_own_kind() -> N
     table = put(World().rows(200, seed=1), "town", pa.array(["rome", None] * 100))
     reference = column_reference("town", table["town"], bins=20)
     assert reference.null_share == 0.5 and reference.counts == (100, 0, 100)
+
+
+def test_what_serving_always_says_the_same_of_is_not_watched() -> None:
+    """A position varies in training and is 1 in every answer: watched, it would look like a column that died."""
+    restaurants = use_case.load(Path(__file__).resolve().parents[3] / "use_cases" / "restaurants.yaml")
+    assert "position" in restaurants.feature_columns()
+    assert "position" not in watched_columns(restaurants)
