@@ -89,10 +89,46 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
     from evermodel.retraining.chronicle import tell
 
     page = tell(project.ledger(), case, home=project.profile.place(case.name, "demo"))
+    _print_story(demo)
     if demo.reused:
         demo.say(f"reused from an earlier run: {', '.join(demo.reused)} (forget it by `evermodel demo --fresh`)")
     demo.say(f"report: {page}")
     return Path(page)
+
+
+def _print_story(demo: Demo) -> None:
+    """What happened, and what it was worth, as two tables on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evermodel.retraining.chronicle import business, turns
+
+    ledger, case = demo.project.ledger(), demo.case
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    happened = Table(
+        "at",
+        "alerts",
+        "diagnosis",
+        "decision",
+        "trained on",
+        "parent",
+        "cost",
+        "verdict",
+        "champion",
+        title="Turns of the loop",
+    )
+    for row in turns(ledger, case):
+        decision = row.decision.partition(":")[0]  # the whole reason is in the report, and in `evermodel why`
+        happened.add_row(
+            row.at, row.alerts, row.diagnosis, decision, row.trained_on, row.parent, row.cost, row.verdict, row.champion
+        )
+    worth = Table("window", "champion", "answers", case.evaluation.metric, title="Business figures (matured rows)")
+    for figure in case.business:
+        worth.add_column(f"{figure.name} ({figure.unit})", justify="right")
+    for line in business(ledger, case):
+        figures = (f"{line.figures.get(figure.name, 0.0):,.2f}" for figure in case.business)
+        worth.add_row(line.window, line.champion, f"{line.rows:,}", line.metric, *figures)
+    console.print(happened, worth)
 
 
 def forget(project: Project, case: UseCase) -> None:

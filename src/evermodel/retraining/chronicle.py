@@ -63,7 +63,9 @@ def turns(ledger: Ledger, case: UseCase) -> list[TurnRow]:
     alerts = {alert.id: alert for alert in ledger.alerts(case.name)}
     rows = [(run.started, _run_row(ledger, case, run, None, "")) for key, run in runs.items() if key not in decided]
     for decision in decisions:
-        seen = sorted({alerts[id].kind for id in decision.alerts if id in alerts})
+        named = [alerts[id] for id in decision.alerts if id in alerts]
+        newest = max((alert.window.end for alert in named), default=None)
+        seen = sorted({alert.kind for alert in named if alert.window.end == newest})
         run = runs.get(decision.retrain_key) if decision.action == "retrain" else None
         rows.append((decision.at, _run_row(ledger, case, run, decision, ", ".join(seen))))
     return [row for _, row in sorted(rows, key=lambda entry: entry[0])]
@@ -75,16 +77,28 @@ def _run_row(ledger: Ledger, case: UseCase, run: Run | None, decision: Decision 
     manifests = _manifests(release)
     before = (decision.champion if decision else run.champion if run else None) or "none"
     after = release.id if release and run and run.state == "promoted" else before
-    spans = [f"{window.start:%m-%d %H:%M} – {window.end:%m-%d %H:%M}" for window in manifests[0].windows] if manifests else []
+    spans = (
+        [f"{window.start:%m-%d %H:%M} – {window.end:%m-%d %H:%M}" for window in manifests[0].windows]
+        if manifests
+        else []
+    )
     replayed = manifests[0].replay_rows if manifests else 0
     return TurnRow(
         at=f"{at:%Y-%m-%d %H:%M}" if at else "",
         alerts=alerts or "–",
         diagnosis=decision.diagnosis if decision and decision.alerts else "–",
-        decision=f"{decision.action}: {decision.reason}" if decision else f"asked for: {manifests[0].reason or ''}" if manifests else "",
+        decision=f"{decision.action}: {decision.reason}"
+        if decision
+        else f"asked for: {manifests[0].reason or 'the first champion'}"
+        if manifests
+        else "",
         trained_on="; ".join(spans) + (f" + {replayed:,} replayed rows" if replayed else "") or "–",
-        parent=(manifests[0].mode + (f" from {release.parent}" if release and release.parent else "")) if manifests else "–",
-        cost=f"{sum(m.rows_trained for m in manifests):,} rows × epochs, {sum(m.seconds for m in manifests):.1f} s" if manifests else "–",
+        parent=(manifests[0].mode + (f" from {release.parent}" if release and release.parent else ""))
+        if manifests
+        else "–",
+        cost=f"{sum(m.rows_trained for m in manifests):,} rows × epochs, {sum(m.seconds for m in manifests):.1f} s"
+        if manifests
+        else "–",
         verdict=str(run.result.get("verdict", run.state)) if run else "–",
         champion=before if before == after else f"{before} → {after}",
     )
@@ -188,9 +202,7 @@ figure.whole { column-span: all; } figure img { width: 100%; } figcaption { font
 """
 
 
-def _page(
-    case: UseCase, table: list[TurnRow], figures: list[BusinessRow], drawn: dict[str, str], champion: str
-) -> str:
+def _page(case: UseCase, table: list[TurnRow], figures: list[BusinessRow], drawn: dict[str, str], champion: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)

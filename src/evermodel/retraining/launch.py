@@ -35,7 +35,9 @@ def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_n
     storage.make_folder(log.parent)
     command = [sys.executable, "-m", "pipelines", "run", pipeline, *(f"{k}={v}" for k, v in parameters.items())]
     with storage.open_log(log) as output:
-        done = subprocess.run(command, cwd=profile.root, env=environment(profile), stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command, cwd=profile.root, env=environment(profile), stdout=output, stderr=subprocess.STDOUT
+        )
     text = storage.read_text(log)
     if done.returncode != 0:
         tail = "\n".join(text.strip().splitlines()[-15:])

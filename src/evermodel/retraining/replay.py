@@ -101,7 +101,9 @@ def replay(
         raise EvermodelError(f"{use_case.name}: replay needs training.first, the window of the first champion")
     history = read_history(use_case, data_dir=data_dir, out=str(out), progress=progress)
     first = first_champion(use_case, history, out=storage.join(out, "first"))
-    progress(f"first champion {first.trained.release.id}: {first.report.metric} {first.report.metrics[first.report.metric]:.4f}")
+    progress(
+        f"first champion {first.trained.release.id}: {first.report.metric} {first.report.metrics[first.report.metric]:.4f}"
+    )
     lives = [_live(use_case, history, first, policy, str(out), progress) for policy in policies]
     result = {
         "use_case": use_case.name,
@@ -169,9 +171,7 @@ def _turn_rows(
     )
 
 
-def _live(
-    use_case: UseCase, history: History, first: Turn, policy: PolicyName, out: str, progress: Progress
-) -> Life:
+def _live(use_case: UseCase, history: History, first: Turn, policy: PolicyName, out: str, progress: Progress) -> Life:
     home = storage.join(out, policy)
     storage.delete_tree(home)  # a replay is lived from its beginning: an older one's ledger isn't its memory
     storage.make_folder(home)
@@ -247,7 +247,10 @@ def _look(life: Life, now: datetime) -> list[Alert]:
 
 def _new_rows(life: Life, history: History, now: datetime) -> int:
     low = micros(life.champion.release.cursor)
-    return int(np.searchsorted(history.times, micros(now) - life.use_case.maturity, side="right") - np.searchsorted(history.times, low))
+    return int(
+        np.searchsorted(history.times, micros(now) - life.use_case.maturity, side="right")
+        - np.searchsorted(history.times, low)
+    )
 
 
 def _retrain(life: Life, history: History, decision: Decision, now: datetime, progress: Progress) -> None:

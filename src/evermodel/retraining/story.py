@@ -19,13 +19,13 @@ COLOURS = {"stateful": "#1b6ca8", "from_scratch": "#d9822b", "static": "#6b7280"
 VERDICT_MARKS = {"promote": "^", "hold": "_", "reject": "x"}
 
 
-def _figure(rows: int, height: float) -> tuple[Any, Any]:
+def _figure(rows: int, height: float, *, width: float = 11) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, 1, figsize=(11, height), sharex=True, squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(rows, 1, figsize=(width, height), sharex=True, squeeze=False, layout="constrained")
     for axis in axes[:, 0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e5e7eb", linewidth=0.8)
@@ -69,7 +69,9 @@ def plot_replay(result: dict[str, Any], path: Path) -> None:
         axes[0].plot(times, values, color=colour, alpha=0.25, linewidth=0.8)
         axes[0].plot(times, _smooth(values), color=colour, linewidth=2, label=label)
     axes[0].set_ylabel(result["metric"])
-    axes[0].set_title(f"{result['use_case']}: {result['metric']} of each served window (thick: mean of four)", loc="left")
+    axes[0].set_title(
+        f"{result['use_case']}: {result['metric']} of each served window (thick: mean of four)", loc="left"
+    )
     axes[0].legend(frameon=False, loc="best")
     _timeline(axes[1], lives)
     storage.write_bytes(path, _save(figure))
@@ -93,19 +95,45 @@ def chart_life(case: UseCase, reports: Sequence[MonitoringReport], promotions: S
     figure, (axis,) = _figure(1, 3.2)
     times = [report.window.start for report in reports]
     known = [(report.window.start, report.performance) for report in reports if report.performance is not None]
-    axis.plot([at for at, _ in known], [value for _, value in known], "o-", color=COLOURS["stateful"], label=case.evaluation.metric)
+    axis.plot(
+        [at for at, _ in known],
+        [value for _, value in known],
+        "o-",
+        color=COLOURS["stateful"],
+        label=case.evaluation.metric,
+    )
     yardstick = [report.reference for report in reports]
-    axis.step(times, [float("nan") if value is None else value for value in yardstick], where="post", color="#94a3b8", linestyle=":", label="champion at its gate")
+    axis.step(
+        times,
+        [float("nan") if value is None else value for value in yardstick],
+        where="post",
+        color="#94a3b8",
+        linestyle=":",
+        label="champion at its gate",
+    )
     for report in reports:
         for place, alert in enumerate(alert for alert in report.alerts if report.performance is not None):
             axis.annotate(
-                f"{alert.kind}: {alert.diagnosis}", (report.window.start, report.performance or 0), (4, -12 - 11 * place),
-                textcoords="offset points", fontsize=8, color="#b91c1c",
+                f"{alert.kind}: {alert.diagnosis}",
+                (report.window.start, report.performance or 0),
+                (4, -12 - 11 * place),
+                textcoords="offset points",
+                fontsize=8,
+                color="#b91c1c",
             )
-            axis.plot(report.window.start, report.performance, "o", color="#b91c1c", markersize=9, markerfacecolor="none")
+            axis.plot(
+                report.window.start, report.performance, "o", color="#b91c1c", markersize=9, markerfacecolor="none"
+            )
     for promotion in promotions:
         axis.axvline(promotion.at, color="#15803d", linewidth=1)
-        axis.annotate(promotion.release.id, (promotion.at, axis.get_ylim()[1]), (2, -9), textcoords="offset points", fontsize=8, color="#15803d")
+        axis.annotate(
+            promotion.release.id,
+            (promotion.at, axis.get_ylim()[1]),
+            (2, -9),
+            textcoords="offset points",
+            fontsize=8,
+            color="#15803d",
+        )
     axis.margins(x=0.08, y=0.25)
     axis.legend(frameon=False, fontsize=8, loc="lower left")
     return _svg(figure)
@@ -115,10 +143,16 @@ def chart_drift(reports: Sequence[MonitoringReport]) -> str:
     """SVG: the drift score of every column in every window, in units of its threshold; above 1 is drifted."""
     columns = list(dict.fromkeys(score.column for report in reports for score in report.drift))
     cells = [
-        [next((s.score / s.threshold for s in report.drift if s.column == column and s.score is not None), float("nan")) for report in reports]
+        [
+            next(
+                (s.score / s.threshold for s in report.drift if s.column == column and s.score is not None),
+                float("nan"),
+            )
+            for report in reports
+        ]
         for column in columns
     ]
-    figure, (axis,) = _figure(1, 0.9 + 0.24 * len(columns))
+    figure, (axis,) = _figure(1, 0.9 + 0.24 * len(columns), width=6)
     axis.grid(visible=False)
     image = axis.imshow(cells or [[0.0]], aspect="auto", cmap="Reds", vmin=0, vmax=2)
     axis.set_yticks(range(len(columns)), columns, fontsize=8)
@@ -129,7 +163,7 @@ def chart_drift(reports: Sequence[MonitoringReport]) -> str:
 
 def chart_trade_off(case: UseCase, points: Sequence[dict[str, float]]) -> str:
     """SVG: what each objective gains and loses as the last one's weight changes at serve time."""
-    figure, (axis,) = _figure(1, 3.2)
+    figure, (axis,) = _figure(1, 3.2, width=6)
     last = case.objectives[-1]
     colours = ["#1b6ca8", "#d9822b"]
     for colour, objective in zip(colours, (case.objectives[0], last), strict=True):

@@ -15,8 +15,9 @@ from evermodel.artifacts import micros
 from evermodel.bundle import Bundle, open_bundle
 from evermodel.errors import DataError, StateError, UseCaseError
 from evermodel.features.transforms import Vocabulary, fit
+from evermodel.provenance import code_version
 from evermodel.training.scorer import Scorer
-from evermodel.training.train import code_version, train
+from evermodel.training.train import train
 from evermodel.use_case import UseCase
 
 Make = Callable[..., Any]
