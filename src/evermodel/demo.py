@@ -79,7 +79,7 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
     todo = [day for day in days if not _is_done(demo, day)]
     demo.reused += [f"live day {day.start:%m-%d}" for day in days if day not in todo]
     if todo or project.ledger().champion(case.name) is None:
-        with ray() as address:
+        with feast_applied(demo), ray() as address:
             demo.say(f"one Ray for everything: {address}")
             _first_champion(demo, settings.history)
             if todo:
@@ -296,6 +296,22 @@ def rank_body(case: UseCase, rows: list[dict[str, Any]], *, k: int) -> str:
 
 
 # what runs beside it --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def feast_applied(demo: Demo) -> Iterator[None]:
+    """Register the features with Feast meanwhile: it takes ten seconds, and nothing here waits for it."""
+    log = Path(storage.join(demo.project.profile.state_uri, "runs", "demo-feast.log"))
+    command = [sys.executable, "-m", "evermodel.cli", "features", "apply"]
+    with storage.open_log(log) as output:
+        process = subprocess.Popen(
+            command, cwd=demo.project.profile.root, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **QUIET}
+        )
+        try:
+            yield
+        finally:
+            if process.wait(timeout=120) != 0:
+                demo.say(f"feast apply failed: see {log}")
 
 
 @contextmanager

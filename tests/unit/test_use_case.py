@@ -47,6 +47,14 @@ def test_an_error_names_the_line_the_path_the_value_and_the_nearest(
     assert message.count("\n") == 0, "one mistake is one line"
 
 
+def test_a_champion_does_not_go_live_before_its_window_is_over() -> None:
+    early = ELECTRICITY.replace("  epochs: 10", "  live: 1997-05-04T23:30:00Z\n  epochs: 10", 1)
+    with pytest.raises(UseCaseError, match="live = 1997-05-04T23:30:00.* is before the first champion's window"):
+        use_case.parse(early)
+    later = use_case.parse(early.replace("1997-05-04T23:30", "1997-05-06T00:00")).training
+    assert later.first is not None and later.live is not None and later.live > later.first.end
+
+
 def test_an_import_path_is_checked_when_the_file_is_read() -> None:
     with pytest.raises(UseCaseError, match="has no 'dump_al'; did you mean"):
         use_case.parse(ELECTRICITY.replace("kind: mlp", "kind: 'yaml:dump_al'"))

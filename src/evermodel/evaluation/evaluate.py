@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from evermodel import storage
 from evermodel.artifacts import EvaluationReport, Release, from_micros, micros
+from evermodel.bundle import TIMING
 from evermodel.errors import DataError
 from evermodel.evaluation import baselines, behaviour, bootstrap, calibration, metrics, slices
 from evermodel.evaluation.gate import BaselineResult, Measured, judge
@@ -185,9 +186,9 @@ def classes_of(use_case: UseCase, scorer: Scorer) -> tuple[str, ...]:
 
 
 def packed_bytes(release: Release) -> int:
-    """Bytes of the release's bundles in storage."""
+    """Bytes of the release's bundles in storage; without the record of seconds beside each, which isn't the model's."""
     files = [file for ref in release.bundles for file in (storage.list_files(ref.uri) or [ref.uri])]
-    return sum(storage.size(file) for file in files)
+    return sum(storage.size(file) for file in files if not file.endswith(f"/{TIMING}"))
 
 
 def _scored(use_case: UseCase, scorer: Scorer, rows: pa.Table) -> Scored:

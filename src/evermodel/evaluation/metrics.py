@@ -28,6 +28,8 @@ from evermodel.use_case import LESS_IS_BETTER, METRICS, UseCase
 Floats = NDArray[np.float64]
 Labels: TypeAlias = Any  # arrow array, numpy array or sequence; null and NaN are unknown
 ORDER_METRICS: Final = frozenset({"auc", "average_precision"})
+# These need only the order of the classes:
+BY_PLACE: Final = frozenset({"accuracy", "top_k", "f1_macro", "hr", "mrr", "ndcg"})
 _TINY: Final = float(np.finfo(np.float64).eps)  # as scikit-learn clips probabilities
 
 
@@ -131,16 +133,33 @@ def figures(use_case: UseCase, known: Sample) -> dict[str, float | None]:
 
 
 def metric_of(use_case: UseCase, served: pa.Table, *, name: str | None = None) -> float | None:
-    """The use case's metric (or `name`) of served rows, by their `score` column: judged rows with a known label.
+    """The use case's metric (or `name`) of served rows, by their `score` or `classes`: judged rows with a known label.
 
-    None where it isn't defined, and for categories, whose scores aren't kept with the served rows.
+    None where it isn't defined, and where it needs the scores of categories, of which served rows keep the order only.
     """
-    if "score" not in served.column_names:
-        return None
-    rows = served.filter(pa.array(judged(use_case, served)))
-    known = sample_of(use_case, rows, rows["score"].to_numpy())
     settings = use_case.evaluation
-    return figure(name or settings.metric, known, k=settings.k, threshold=settings.threshold)
+    wanted = name or settings.metric
+    rows = served.filter(pa.array(judged(use_case, served)))
+    if "score" in rows.column_names:
+        known = sample_of(use_case, rows, rows["score"].to_numpy())
+    elif wanted in BY_PLACE and (answered := by_place(rows)) is not None:
+        known = sample_of(use_case, rows, answered[0], classes=answered[1])
+    else:
+        return None
+    return figure(wanted, known, k=settings.k, threshold=settings.threshold)
+
+
+def by_place(served: pa.Table) -> tuple[Floats, tuple[str, ...]] | None:
+    """The places in `classes` (names, best first) as scores [n, C]: 1, 1/2, 1/3, …, and 0 of those not answered."""
+    if "classes" not in served.column_names:
+        return None
+    lists = served["classes"].to_pylist()
+    names = tuple(sorted({name for row in lists for name in row or ()}))
+    place = {name: index for index, name in enumerate(names)}
+    scores = np.zeros((len(lists), len(names)))
+    for scored, row in zip(scores, lists, strict=True):
+        scored[[place[name] for name in row or ()]] = 1 / np.arange(1, len(row or ()) + 1)
+    return scores, names
 
 
 def label_of(use_case: UseCase) -> str:

@@ -147,6 +147,14 @@ def test_only_the_rows_asked_for_are_judged() -> None:
     assert metrics.metric_of(whole, rows) is None, "no score column: nothing is known"
 
 
+def test_served_categories_are_judged_by_the_places_of_their_classes() -> None:
+    served = pa.table({"label:sold": ["a", "b", "z", None], "classes": [["a", "b"], ["c", "b"], ["a"], ["a"]]})
+    for k, share in ((1, 1 / 3), (2, 2 / 3)):
+        case = small.case(framing="ranking", evaluation=Evaluation(metric="hr", k=k))
+        assert metrics.metric_of(case, served) == pytest.approx(share), "an end that wasn't answered is a miss"
+    assert metrics.metric_of(case, served, name="log_loss") is None, "the order of the classes doesn't tell it"
+
+
 def test_groups_come_from_the_prediction_source() -> None:
     case = small.case(framing="ranking", predict=Prediction(source="visits", group="shop"))
     known = metrics.sample_of(case, small.table(20), np.zeros(20))
