@@ -23,7 +23,9 @@ from evermodel.errors import EvermodelError, GateError, UseCaseError
 from evermodel.journey import Project
 from evermodel.retraining.lease import this_process
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None
+)
 features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
 config_app = typer.Typer(no_args_is_help=True, help="What is in force, and what may be written.")
 app.add_typer(features_app, name="features")
@@ -195,7 +197,9 @@ def promote(
 
 
 @app.command()
-def rollback(use_case: UseCaseName, reason: Annotated[str, typer.Option()], now: Now = "", output: Output = "table") -> None:
+def rollback(
+    use_case: UseCaseName, reason: Annotated[str, typer.Option()], now: Now = "", output: Output = "table"
+) -> None:
     """Put the previous champion back, for a recorded reason."""
     from evermodel import journey
 
@@ -390,4 +394,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

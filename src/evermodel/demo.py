@@ -36,8 +36,8 @@ from evermodel.data.simulation import simulation
 from evermodel.data.simulator import Simulator
 from evermodel.errors import EvermodelError
 from evermodel.journey import Project
-from evermodel.retraining.lease import this_process
 from evermodel.retraining.launch import QUIET, launch, training_parameters
+from evermodel.retraining.lease import this_process
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 

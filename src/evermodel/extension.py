@@ -15,7 +15,11 @@ Seam = Literal["source", "transform", "model", "loss", "heuristic", "behaviour"]
 SIGNATURES: dict[str, tuple[str, ...]] = {
     "source": ("paths", "options"),  # (list[str], dict) -> pyarrow.Table of the source's raw columns
     "transform": ("columns",),  # (dict[str, ndarray[n]]) -> ndarray[n] of float64; pure
-    "model": ("inputs", "outputs", "options"),  # (InputSpec, int, dict) -> torch.nn.Module, called (dense[n, d], ids[n, c])
+    "model": (
+        "inputs",
+        "outputs",
+        "options",
+    ),  # (InputSpec, int, dict) -> torch.nn.Module, called (dense[n, d], ids[n, c])
     "loss": ("outputs", "labels", "weights"),  # (tensor[n, k], tensor[n], tensor[n]) -> scalar tensor
     "heuristic": ("columns",),  # (dict[str, ndarray[n]]) -> ndarray[n] of scores
     "behaviour": ("score", "rows"),  # (callable(Table) -> ndarray[n], Table) -> tuple[bool, str]

@@ -173,7 +173,9 @@ Encoding = Literal["numeric", "embed", "hash", "bins", "none"]
 class _Feature(Section):
     name: Name
     encode: Encoding = "numeric"
-    missing: Literal["mean", "zero", "indicator"] = Setting("indicator", description="indicator: mean, and a column that says so where the training rows had nulls")
+    missing: Literal["mean", "zero", "indicator"] = Setting(
+        "indicator", description="indicator: mean, and a column that says so where the training rows had nulls"
+    )
     buckets: int = Setting(64, ge=2, description="of a hash or an embedding")
     dim: int = Setting(8, ge=1, description="of an embedding")
     bins: int = Setting(16, ge=2, description="quantile bins of the training part")
@@ -187,7 +189,9 @@ class ColumnFeature(_Feature):
 
     kind: Literal["column"] = "column"
     field: str | None = Setting(None, description="absent: the feature's name")
-    serve_as: float | int | str | None = Setting(None, description="what serving always says, such as position 1: the bias is learned, not used")
+    serve_as: float | int | str | None = Setting(
+        None, description="what serving always says, such as position 1: the bias is learned, not used"
+    )
 
 
 class CalendarFeature(_Feature):
@@ -267,7 +271,10 @@ class Objective(Section):
     label: str
     weight: float = 1.0
     model: Model = Model()
-    loss: str = Setting("default", description="default (by the label's type), bce, focal, mse, huber, mae, cross_entropy, or an import path")
+    loss: str = Setting(
+        "default",
+        description="default (by the label's type), bce, focal, mse, huber, mae, cross_entropy, or an import path",
+    )
     class_weight: float | Literal["balanced"] | None = Setting(None, description="weight of the positive class")
     label_scale: float = Setting(1.0, gt=0, description="a number label is divided by this for training")
 
@@ -284,14 +291,21 @@ class Stateful(Section):
     epochs: int = Setting(1, ge=1)
     learning_rate: float | None = Setting(None, gt=0, description="absent: the champion's scheduler goes on")
     batch_size: int | None = Setting(None, ge=1)
-    replay_share: float = Setting(0.2, ge=0, lt=1, description="of the rows trained, older ones drawn against forgetting")
-    replay_span: Duration | None = Setting(None, description="how far back they are drawn from; absent: to the beginning")
+    replay_share: float = Setting(
+        0.2, ge=0, lt=1, description="of the rows trained, older ones drawn against forgetting"
+    )
+    replay_span: Duration | None = Setting(
+        None, description="how far back they are drawn from; absent: to the beginning"
+    )
     restandardise: bool = True
 
 
 class Training(Section):
     first: Window | None = Setting(None, description="what the first champion is trained on")
-    live: Time | None = Setting(None, description="when a replay's first champion is trained and goes live: later than the end of `first` where labels take long; absent: at that end")
+    live: Time | None = Setting(
+        None,
+        description="when a replay's first champion is trained and goes live: later than the end of `first` where labels take long; absent: at that end",
+    )
     epochs: int = Setting(10, ge=1)
     batch_size: int = Setting(256, ge=1)
     learning_rate: float = Setting(1e-3, gt=0)
@@ -334,7 +348,11 @@ class Behaviour(Section):
     add: float | None = None
     noise: float | None = Setting(None, gt=0, description="standard deviations")
     expect: Literal["up", "down"] | None = None
-    tolerance: float = Setting(0.05, ge=0, description="invariance, perturbation: mean absolute move of the score; direction: share of rows that may go the other way")
+    tolerance: float = Setting(
+        0.05,
+        ge=0,
+        description="invariance, perturbation: mean absolute move of the score; direction: share of rows that may go the other way",
+    )
     call: str | None = None
     level: Literal["enforce", "warn"] = "warn"
 
@@ -343,7 +361,9 @@ class Gate(Section):
     """When a challenger may go live."""
 
     share: Share = Setting(0.3, description="newest share of the window's rows, never trained on by the challenger")
-    first_share: Share = Setting(0.1, description="the same of the first champion's window; its gate rows join the replay pool")
+    first_share: Share = Setting(
+        0.1, description="the same of the first champion's window; its gate rows join the replay pool"
+    )
     margin: float = Setting(0.02, ge=0, description="promote where the interval's lower bound is above −margin")
     metric: str | None = Setting(None, description="absent: the use case's metric")
     confidence: float = Setting(0.95, gt=0.5, lt=1)
@@ -361,7 +381,9 @@ class Evaluation(Section):
     k: int = Setting(10, ge=1)
     threshold: float = 0.5
     rows: dict[str, str | int | float | bool] = Setting({}, description="only rows with these values are judged")
-    baselines: tuple[str, ...] = Setting(("random", "majority", "boosting"), description="and a heuristic, where one is named")
+    baselines: tuple[str, ...] = Setting(
+        ("random", "majority", "boosting"), description="and a heuristic, where one is named"
+    )
     heuristic: str | None = Setting(None, description="a feature whose value is the score, or an import path")
 
 
@@ -388,8 +410,12 @@ class Monitoring(Section):
     window: Duration
     minimum_rows: int = Setting(100, ge=1)
     drift: Drift = Drift()
-    performance_drop: float = Setting(0.05, gt=0, description="below the champion's own at its gate, in the metric's units")
-    report: Literal["always", "alerts"] = Setting("always", description="for which windows an Evidently report is written")
+    performance_drop: float = Setting(
+        0.05, gt=0, description="below the champion's own at its gate, in the metric's units"
+    )
+    report: Literal["always", "alerts"] = Setting(
+        "always", description="for which windows an Evidently report is written"
+    )
     null_share: float = Setting(0.05, gt=0, description="more nulls than the reference had by this much")
 
 
@@ -556,7 +582,9 @@ def _check_names(case: UseCase) -> None:
             _need(f"{where}.entity's key in {case.predict.source}", entities[feature.entity].key, spine)
             _check_aggregate(where, feature, sources[feature.source], _counted(case, feature.source))
         elif isinstance(feature, (CrossFeature, CustomFeature)):
-            valid = {column for other in case.features if other.name != feature.name for column in feature_columns(other)}
+            valid = {
+                column for other in case.features if other.name != feature.name for column in feature_columns(other)
+            }
             for name in feature.of:
                 _need(f"{where}.of", name, valid)
             if isinstance(feature, CustomFeature):
@@ -611,7 +639,9 @@ def _check_label(label: Label, sources: dict[str, Source], columns: dict[str, se
 
 def _counted(case: UseCase, source: str) -> set[str]:
     """The fields of labels that name their positive value: a rate counts it, whatever the field's type."""
-    found = {label.field or label.name for label in case.labels if label.kind == "column" and label.positive is not None}
+    found = {
+        label.field or label.name for label in case.labels if label.kind == "column" and label.positive is not None
+    }
     return found if source == case.predict.source else set()
 
 
@@ -738,5 +768,3 @@ def json_schema() -> dict[str, Any]:
 def with_seed(case: UseCase, seed: int) -> UseCase:
     """The same use case with another seed: a variant is the base with one field changed."""
     return case.model_copy(update={"training": case.training.model_copy(update={"seed": seed})})
-
-

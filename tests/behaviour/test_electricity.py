@@ -4,6 +4,7 @@
 """
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_every_stateful_run_starts_where_the_champion_stands(lived: tuple[Path, 
 def test_a_held_or_rejected_run_moves_neither_champion_nor_cursor(lived: tuple[Path, dict[str, Any]]) -> None:
     runs = lived[1]["stateful"]["retrains"]
     assert {"promote", "hold"} <= {run["verdict"] for run in runs}
-    for run, after in zip(runs, runs[1:], strict=False):
+    for run, after in pairwise(runs):
         promoted = run["verdict"] == "promote"
         assert after["parent"] == (run["release"] if promoted else run["parent"])
         if promoted:

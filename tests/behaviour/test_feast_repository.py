@@ -39,7 +39,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = pa.table(
         {
             "user": [f"u{value}" for value in rng.integers(0, 9, 300)],
-            "at": pa.array([START + timedelta(minutes=int(v)) for v in rng.integers(0, 5 * 1440, 300)], pa.timestamp("us", "UTC")),
+            "at": pa.array(
+                [START + timedelta(minutes=int(v)) for v in rng.integers(0, 5 * 1440, 300)], pa.timestamp("us", "UTC")
+            ),
             "paid": rng.random(300).round(2),
             "page": [f"p{value}" for value in rng.integers(0, 4, 300)],
             "bought": rng.integers(0, 2, 300),
@@ -65,7 +67,9 @@ def _yaml(case: object) -> str:
 def _feast(root: Path, *words: str) -> str:
     environment = {**os.environ, "DO_NOT_TRACK": "true"}
     command = [str(Path(sys.executable).with_name("feast")), *words]
-    done = subprocess.run(command, cwd=root / "feature_repo", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root / "feature_repo", env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -85,7 +89,9 @@ def test_feast_sees_every_definition_and_the_same_values(project: Path, monkeypa
         case = use_case.load(project / "use_cases" / "shop.yaml")
         store = FeatureStore(repo_path=str(project / "feature_repo"))
         wanted = set(definitions([case], profile.offline_features))
-        found = {item.name for item in (*store.list_entities(), *store.list_feature_views(), *store.list_feature_services())}
+        found = {
+            item.name for item in (*store.list_entities(), *store.list_feature_views(), *store.list_feature_services())
+        }
         found |= {source.name for source in store.list_data_sources()}
         assert wanted <= found, f"Feast registered none of {wanted - found}"
         view = views(case)[0]

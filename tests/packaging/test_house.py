@@ -26,7 +26,9 @@ def test_time_is_an_argument(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS:
             owner = ast.unparse(node.func.value)
-            assert owner not in {"datetime", "datetime.datetime", "date", "time"}, f"{path.name}:{node.lineno} reads the clock"
+            assert owner not in {"datetime", "datetime.datetime", "date", "time"}, (
+                f"{path.name}:{node.lineno} reads the clock"
+            )
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=_module)
@@ -54,7 +56,16 @@ def test_a_component_is_short_and_without_logic(path: Path) -> None:
 
 
 def test_what_needs_no_torch_imports_without_it() -> None:
-    light = ["use_case", "artifacts", "cli", "data.events", "data.ingest", "features.windows", "features.online", "ledger"]
+    light = [
+        "use_case",
+        "artifacts",
+        "cli",
+        "data.events",
+        "data.ingest",
+        "features.windows",
+        "features.online",
+        "ledger",
+    ]
     code = "import sys\n" + "\n".join(f"import evermodel.{name}" for name in light)
     code += "\nheavy = {'torch', 'ray', 'feast', 'mlflow', 'evidently', 'kfp', 'sklearn'} & set(sys.modules)\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -62,6 +73,10 @@ def test_what_needs_no_torch_imports_without_it() -> None:
 
 def test_import_contracts_hold() -> None:
     done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout

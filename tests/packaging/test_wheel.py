@@ -49,7 +49,11 @@ def test_init_refuses_a_folder_with_something_in_it(wheel: Path, tmp_path: Path)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine").write_text("mine")
     done = subprocess.run(
-        [sys.executable, "-m", "evermodel.cli", "init", "shop"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "evermodel.cli", "init", "shop"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2 and "not empty" in done.stderr
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["mine"]

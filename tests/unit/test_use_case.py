@@ -25,7 +25,12 @@ def test_every_shipped_use_case_reads_and_is_named_after_its_file(path: Path) ->
         ("delay: 24h", "delay: 24x", "labels[0].delay = '24x'", "such as 7d"),
         ("field: class", "field: clas", "labels.up.field = 'clas'", "did you mean 'class'?"),
         ("kind: mlp", "kind: mpl", "objectives.up.model.kind = 'mpl'", "did you mean 'mlp'?"),
-        ("name: transfer, kind", "name: transfr, kind", "features.transfr.field = 'transfr'", "did you mean 'transfer'?"),
+        (
+            "name: transfer, kind",
+            "name: transfr, kind",
+            "features.transfr.field = 'transfr'",
+            "did you mean 'transfer'?",
+        ),
         ("metric: accuracy", "metric: acuracy", "evaluation.metric = 'acuracy'", "did you mean 'accuracy'?"),
         ("source: prices}", "source: price}", "predict.source = 'price'", "did you mean 'prices'?"),
         ("framing: binary", "framing: binry", "framing = 'binry'", "'binary'"),
@@ -49,7 +54,7 @@ def test_an_error_names_the_line_the_path_the_value_and_the_nearest(
 
 def test_a_champion_does_not_go_live_before_its_window_is_over() -> None:
     early = ELECTRICITY.replace("  epochs: 10", "  live: 1997-05-04T23:30:00Z\n  epochs: 10", 1)
-    with pytest.raises(UseCaseError, match="live = 1997-05-04T23:30:00.* is before the first champion's window"):
+    with pytest.raises(UseCaseError, match=r"live = 1997-05-04T23:30:00.* is before the first champion's window"):
         use_case.parse(early)
     later = use_case.parse(early.replace("1997-05-04T23:30", "1997-05-06T00:00")).training
     assert later.first is not None and later.live is not None and later.live > later.first.end

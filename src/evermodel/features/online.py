@@ -58,7 +58,9 @@ def views(use_case: UseCase) -> tuple[View, ...]:
         numbers: list[str] = []
         for group in own:
             for measure in group.measures:
-                (texts if _is_text(use_case, group, measure.aggregate, measure.field) else numbers).append(measure.column)
+                (texts if _is_text(use_case, group, measure.aggregate, measure.field) else numbers).append(
+                    measure.column
+                )
         key_type = pa.int64() if entity.type == "int" else pa.string()
         name = f"{use_case.name}__{entity.name}"
         found.append(View(name, entity.name, entity.key, key_type, tuple(numbers), tuple(texts), own))

@@ -74,7 +74,8 @@ class PackedStore:
         with self._transaction():
             self._connection.execute("DELETE FROM packed WHERE view = ?", (view,))
             self._connection.execute(
-                "INSERT OR REPLACE INTO views VALUES (?, ?, ?)", (view, json.dumps(list(numbers)), json.dumps(list(texts)))
+                "INSERT OR REPLACE INTO views VALUES (?, ?, ?)",
+                (view, json.dumps(list(numbers)), json.dumps(list(texts))),
             )
 
     def drop(self, view: str) -> None:

@@ -91,9 +91,7 @@ def apply(repo: str | Path, use_cases: Iterable[UseCase], offline_root: str) -> 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
     """`type: evermodel.features.repository.PackedOnlineStore` and the path of its file."""
 
-    type: Literal["evermodel.features.repository.PackedOnlineStore"] = (
-        "evermodel.features.repository.PackedOnlineStore"
-    )
+    type: Literal["evermodel.features.repository.PackedOnlineStore"] = "evermodel.features.repository.PackedOnlineStore"
     path: str = "data/online.db"
 
 

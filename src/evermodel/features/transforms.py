@@ -245,7 +245,9 @@ class Transforms:
         )
         moved = Transforms(tuple(columns), tuple(indicators), ids)
         tables = tuple(
-            (old.name, old.buckets, new.buckets) for old, new in zip(self.ids, ids, strict=True) if old.buckets != new.buckets
+            (old.name, old.buckets, new.buckets)
+            for old, new in zip(self.ids, ids, strict=True)
+            if old.buckets != new.buckets
         )
         return moved, Move(tuple(moves), len(self.spec.dense), len(moved.spec.dense), tables)
 

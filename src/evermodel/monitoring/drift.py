@@ -60,8 +60,7 @@ def watched_columns(use_case: UseCase) -> dict[str, Literal["number", "category"
     unwatched = {
         feature.name
         for feature in use_case.features
-        if isinstance(feature, CalendarFeature)
-        or (isinstance(feature, ColumnFeature) and feature.serve_as is not None)
+        if isinstance(feature, CalendarFeature) or (isinstance(feature, ColumnFeature) and feature.serve_as is not None)
     }
     names: set[str] = {feature.name for feature in use_case.features if isinstance(feature, CrossFeature)}
     names |= {feature.name for feature in use_case.features if feature.encode in ("hash", "embed")}

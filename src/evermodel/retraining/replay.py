@@ -212,9 +212,9 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
         return  # history is over: nobody would be served by a new champion
     alerts = _look(life, now)
     standing = life.ledger.standing(life.use_case, now=now, new_rows=_new_rows(life, history, now))
-    if (due := schedule_alert(life.use_case, standing, now=now)) is not None:
-        if life.ledger.record_alert(due, now=now):
-            alerts.append(due)
+    due = schedule_alert(life.use_case, standing, now=now)
+    if due is not None and life.ledger.record_alert(due, now=now):
+        alerts.append(due)
     life.alerts.extend(alerts)
     if life.policy == "static":
         return

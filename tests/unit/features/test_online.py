@@ -56,7 +56,10 @@ def log(tmp_path: Path) -> EventLog:
     raw = pa.table(
         {
             "user": [f"u{value}" for value in rng.integers(0, 9, n)],
-            "at": pa.array([START + timedelta(minutes=int(value)) for value in rng.integers(0, 5 * 1440, n)], pa.timestamp("us", "UTC")),
+            "at": pa.array(
+                [START + timedelta(minutes=int(value)) for value in rng.integers(0, 5 * 1440, n)],
+                pa.timestamp("us", "UTC"),
+            ),
             "paid": pa.array(rng.random(n).round(2), mask=rng.random(n) < 0.2),
             "page": [f"p{value}" for value in rng.integers(0, 4, n)],
             "bought": rng.integers(0, 2, n),
@@ -94,7 +97,9 @@ def test_each_materialisation_is_kept_offline(log: EventLog, tmp_path: Path) -> 
     for day in (3, 4):
         materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START + timedelta(days=day))
     files = sorted((tmp_path / "offline" / "shop__user").rglob("*.parquet"))
-    assert [pq.read_table(file)["event_timestamp"][0].as_py() for file in files] == [START + timedelta(days=d) for d in (3, 4)]
+    assert [pq.read_table(file)["event_timestamp"][0].as_py() for file in files] == [
+        START + timedelta(days=d) for d in (3, 4)
+    ]
 
 
 def test_an_earlier_now_does_not_overwrite_a_later_one(log: EventLog, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def test_rows_come_back_in_the_order_asked_for_and_the_unknown_is_null(tmp_path:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 9), FLOATS), max_size=30))
-def test_the_newest_wins_whatever_the_order_of_writing(tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[str, int, float]]) -> None:
+def test_the_newest_wins_whatever_the_order_of_writing(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[str, int, float]]
+) -> None:
     store = PackedStore(tmp_path_factory.mktemp("s") / "online.db")
     store.define("v", numbers=["a"], texts=[])
     newest: dict[str, tuple[int, float]] = {}
