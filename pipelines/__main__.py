@@ -11,7 +11,10 @@ import typer
 from kfp import compiler, local
 from kfp.dsl.base_component import BaseComponent
 
-from evermodel.errors import EvermodelError, nearest
+from evermodel.arguments import moment
+from evermodel.errors import EvermodelError, UseCaseError, nearest
+from evermodel.journey import Project
+from evermodel.ledger import Failure
 from evermodel.profile import load_profile
 from evermodel.retraining.lease import this_process
 from pipelines.batch_prediction import batch_prediction
@@ -42,14 +45,26 @@ def compile_all(out: Annotated[Path, typer.Option(help="folder for the IR YAML")
 def run(name: str, parameters: Parameters) -> None:
     """Run a pipeline here, each step a subprocess; steps whose inputs haven't changed are taken from the cache."""
     pipeline, values = _read(name, parameters)
-    if "owner" in (pipeline.component_spec.inputs or {}):
-        values["owner"] = values.get("owner") or this_process("pipeline")  # it outlives the steps: a lease of a dead one is given back
+    if "owner" in (pipeline.component_spec.inputs or {}) and not values.get("owner"):
+        values["owner"] = this_process("pipeline")  # it outlives the steps: a lease of a dead one is given back
+    before = len(_errors(values["use_case"]))
     profile = load_profile()
     root = Path(profile.state_uri) / "pipelines"
     os.chdir(profile.root)
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True, enable_caching=True)
-    pipeline(**values)
+    try:
+        pipeline(**values)
+    except RuntimeError as error:  # kfp says which task, the step has said why
+        said = _errors(values["use_case"])[before:]
+        cause = f"{said[-1].where}: {said[-1].message}" if said else str(error)
+        raise EvermodelError(f"pipeline {name} failed: {cause}") from None
+
+
+def _errors(use_case: str) -> list[Failure]:
+    project = Project.open()
+    _, case = project.find(use_case)
+    return project.ledger().errors(case.name)
 
 
 @app.command()
@@ -72,16 +87,23 @@ def _read(name: str, parameters: list[str]) -> tuple[BaseComponent, dict[str, st
         if not equals or key not in known:
             raise typer.BadParameter(f"{parameter!r}: write name=value; {nearest(key, known)}")
         values[key] = value
+    if missing := [key for key, spec in known.items() if not spec.optional and not values.get(key)]:
+        raise typer.BadParameter(f"{name} needs {' and '.join(f'{key}=…' for key in missing)}")
+    if not values.get("now"):
+        values["now"] = moment("").isoformat()  # read once, for all its steps
     return PIPELINES[name], values
 
 
 def main() -> None:
     warnings.filterwarnings("ignore", module="kfp")
     logging.getLogger("kfp").setLevel(logging.WARNING)
+    # The line that says a step came from the cache is on the root logger, at a level that is silent otherwise.
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s - %(message)s")
     try:
         app()
     except EvermodelError as error:
-        sys.exit(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UseCaseError) else 1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from pipelines.training import training
 
 
 @dsl.pipeline(name="monitoring", description="Look at a window; retrain on the alert's windows if the policy says so.")
-def monitoring(use_case: str, use_case_digest: str = "", window: str = "", now: str = "", owner: str = "pipeline") -> None:
+def monitoring(
+    use_case: str, use_case_digest: str = "", window: str = "", now: str = "", owner: str = "pipeline"
+) -> None:
     """The closed loop.
 
     Args:

@@ -1,0 +1,360 @@
+"""Kill the small loop by SIGKILL at each of its durable steps, run it again, and look whether anything is lost or doubled.
+
+A process of its own, so that it can fork: it imports what a life needs and runs nothing; each life is a child. `python
+crashes.py ROOT [--every N] [--workers N]` prints one JSON object: `steps`, a list of {step, name, seconds, problems} in
+order, one for each durable step that a life was killed at, and `safeguards`, by name the problems that show once it is
+switched off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow.parquet as pq
+import small_loop
+from pumps import LIVE, NAME, PER_DAY
+from small_loop import BATCHES, BROKEN
+
+from evermodel import bundle, failpoint, journey, storage
+from evermodel.data import events, ingest
+from evermodel.evaluation import report
+from evermodel.journey import Project
+from evermodel.provenance import code_version
+from evermodel.retraining import lease
+
+EVENTS = PER_DAY * 5
+LIMIT_SECONDS = 100  # a life takes one or two
+Setting = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+# lives ----------------------------------------------------------------------------------------------------------------
+
+
+def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _nothing, drawn: bool = False) -> int:
+    """One run of the loop in a child; its exit status, negative where a signal ended it. What it says goes to a file."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        with (root / "said.txt").open("ab") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        signal.alarm(LIMIT_SECONDS)
+        failpoint._hits = 0
+        os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
+        os.environ["EVERMODEL_FAILPOINT_LOG"] = str(root / "killed.txt")
+        if not drawn:
+            report.pictures = lambda report: {}  # no durable step, and half of a life's time
+        safeguard_off()
+        small_loop.live(Project.open(root))
+        (root / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def crash(root: Path, step: int, digests: dict[str, str]) -> dict[str, Any] | None:
+    """Kill a life at a step, run it again, look at what it left; None where there is no such step."""
+    begun = time.monotonic()
+    small_loop.write_project(root)
+    if (status := life(root, kill_at=step)) == 0:
+        shutil.rmtree(root)
+        return None
+    problems = [] if status == -signal.SIGKILL else [f"the first life ended with {status}: {_said(root)}"]
+    if (status := life(root)) != 0:
+        problems.append(f"run again it ended with {status}: {_said(root)}")
+    problems += check(root, digests)
+    name = (root / "killed.txt").read_text().strip() if (root / "killed.txt").exists() else ""
+    if not problems:
+        shutil.rmtree(root)
+    return {"step": step, "name": name, "seconds": round(time.monotonic() - begun, 2), "problems": problems}
+
+
+def _said(root: Path) -> str:
+    return (root / "said.txt").read_text()[-2000:]
+
+
+# what must hold -------------------------------------------------------------------------------------------------------
+
+
+def check(root: Path, digests: dict[str, str]) -> list[str]:
+    """What is wrong with a project whose life is over, in words; nothing where all is well."""
+    found: list[str] = []
+    for look in (_events, _answers, partial(_ledger, digests=digests), _files):
+        try:
+            found += [f"{name}: {text}" for name, text in look(Project.open(root)).items()]
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def _differing(**pairs: tuple[object, object]) -> dict[str, str]:
+    return {name: f"{got!r}, not {wanted!r}" for name, (got, wanted) in pairs.items() if got != wanted}
+
+
+def _events(project: Project) -> dict[str, str]:
+    """No event is lost or doubled: in = applied + duplicate + rejected, over batches that overlap."""
+    _, case = project.find(NAME)
+    log = project.log(case)
+    table = log.read("readings")
+    rejects = [pq.read_metadata(path).num_rows for path in storage.list_files(storage.join(log.root, "_rejects"))]
+    again = [
+        journey.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=LIVE[-1].end)[0]
+        for batch in BATCHES
+    ]
+    return _differing(
+        events=(table.num_rows, EVENTS),
+        event_ids=(len(set(table["id"].to_pylist())), EVENTS),
+        sequence=(sorted(table["ingest_seq"].to_pylist()), list(range(EVENTS))),
+        batches=(len(log.commits("readings")), len(BATCHES)),
+        rejects=(sum(rejects), BROKEN),
+        applied_again=(sum(report.applied + report.rejected for report in again), 0),
+        counted=([r.rows_in for r in again], [r.applied + r.duplicate + r.rejected for r in again]),
+    )
+
+
+def _answers(project: Project) -> dict[str, str]:
+    """Every row was answered once, by one champion a day."""
+    parts = storage.list_files(project.profile.place(NAME, "requests"), suffix=".parquet")
+    tables = [storage.read_table(path) for path in parts]
+    ids = [name for table in tables for name in table["prediction_id"].to_pylist()]
+    releases = {name for table in tables for name in table["release"].to_pylist()}
+    first = project.ledger().promotions(NAME)[0].release.id
+    return _differing(
+        answers=(len(ids), PER_DAY * len(LIVE)), answer_ids=(len(set(ids)), PER_DAY * len(LIVE)), by=(releases, {first})
+    )
+
+
+def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
+    """One champion, the one of an undisturbed life; one finished run a key; nobody holds a lease."""
+    ledger = project.ledger()
+    promotions = ledger.promotions(NAME)
+    runs = ledger.runs(NAME)
+    decided = [one for one in ledger.decisions(NAME) if one.action == "retrain"]
+    champion = ledger.champion(NAME)
+    assert champion is not None, "there is no champion"
+    manifests = [bundle.open_bundle(part).manifest for part in champion.bundles]
+    return _differing(
+        chain=(ledger.verify_chain(NAME), []),
+        versions=([row.version for row in promotions], [1, 2]),
+        champion=({part.objective: part.digest for part in champion.bundles}, digests),
+        follows=(champion.parent, promotions[0].release.id),
+        keys=(len({run.key for run in runs}), len(runs)),
+        runs=([run.state for run in runs], ["promoted", "promoted"]),
+        decisions=([one.retrain_key for one in decided], [runs[-1].key]),
+        trained_on=({(m.trigger, m.windows[0].start) for m in manifests}, {(LIVE[-1], LIVE[0].start)}),
+        leases=(ledger.leases(NAME), []),
+        windows=([report.window for report in ledger.windows(NAME)], list(LIVE)),
+        alerts=({alert.window for alert in ledger.alerts(NAME)}, {LIVE[-1]}),
+        errors=(ledger.errors(NAME), []),
+    )
+
+
+def _files(project: Project) -> dict[str, str]:
+    """No file is torn: each that isn't a left-over of a write (those begin with a dot) can be read to its end."""
+    torn = {}
+    for path in storage.list_files(project.profile.state_uri):
+        try:
+            if path.endswith(".parquet"):
+                pq.read_table(path)
+            elif path.endswith(".json"):
+                json.loads(storage.read_text(path))
+        except Exception as error:
+            torn[path] = str(error)
+    releases = project.ledger().releases(NAME)
+    for part in (part for release in releases for part in release.bundles):
+        bundle.verify(part)
+    return torn
+
+
+def digests_of(root: Path) -> dict[str, str]:
+    champion = Project.open(root).ledger().champion(NAME)
+    assert champion is not None, _said(root)
+    return {part.objective: part.digest for part in champion.bundles}
+
+
+# safeguards, off ------------------------------------------------------------------------------------------------------
+
+
+def _commit_before_data() -> None:
+    """A batch's commit is made first and its rows are written after it; the second batch dies in between."""
+    waiting: list[tuple[str, Any]] = []
+    write, create = storage.write_table, storage.create_bytes
+
+    def later(uri: str, table: Any) -> str:
+        if "/events/" not in uri or "_rejects" in uri:
+            return write(uri, table)
+        waiting.append((uri, table))
+        scratch = f"{uri}.scratch"
+        digest = write(scratch, table)
+        storage.delete_file(scratch)
+        return digest
+
+    def first(uri: str, data: bytes) -> None:
+        create(uri, data)
+        if uri.endswith("_commits/00000001.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        while waiting:
+            write(*waiting.pop())
+
+    events.storage.write_table, events.storage.create_bytes = later, first  # type: ignore[assignment]
+
+
+def _write_in_place() -> None:
+    """A file is written where it is to lie, without a temporary one; the second commit dies half-way."""
+
+    def put(uri: str, data: bytes, *, exclusive: bool) -> None:
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if uri.endswith("_commits/00000001.json"):
+            path.write_bytes(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        path.write_bytes(data)
+
+    storage._put = put  # type: ignore[assignment]
+
+
+def _batches_without_a_name() -> None:
+    """A batch has no id of its own and no row a key; the life dies behind the second batch."""
+    take = journey.ingest_source
+    create = storage.create_bytes
+
+    def anew(*values: Any, **named: Any) -> Any:
+        return take(*values, **named, batch_id=uuid4().hex)
+
+    def and_die(uri: str, data: bytes) -> None:
+        create(uri, data)
+        if uri.endswith("_commits/00000001.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journey.ingest_source = anew  # type: ignore[assignment]
+    ingest._first_seen = lambda source, log, valid: np.ones(valid.num_rows, bool)  # type: ignore[assignment]
+    storage.create_bytes = and_die  # type: ignore[assignment]
+
+
+def _leases_of_the_dead() -> None:
+    """An owner that is gone keeps its lease; the life dies where it has begun to train."""
+    lease.is_gone = lambda owner: False  # type: ignore[assignment]
+    pack = bundle.pack
+
+    def never(*values: Any, **named: Any) -> Any:
+        if not (Path(os.environ["EVERMODEL_FAILPOINT_LOG"]).parent / "died").exists():
+            (Path(os.environ["EVERMODEL_FAILPOINT_LOG"]).parent / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pack(*values, **named)
+
+    bundle.pack = never  # type: ignore[assignment]
+
+
+SAFEGUARDS: dict[str, Setting] = {
+    "data is written before its commit": _commit_before_data,
+    "a file is renamed into place": _write_in_place,
+    "a batch is known by its id and a row by its key": _batches_without_a_name,
+    "a dead owner's lease is given back": _leases_of_the_dead,
+}
+
+
+def without(root: Path, switch_off: Setting, digests: dict[str, str]) -> list[str]:
+    """The problems that a life leaves which is killed, and run again, without a safeguard."""
+    small_loop.write_project(root)
+    status = life(root, safeguard_off=switch_off)
+    assert status == -signal.SIGKILL, f"it wasn't killed but ended with {status}: {_said(root)}"
+    again = life(root, safeguard_off=switch_off)
+    return ([f"run again it ended with {again}"] if again else []) + check(root, digests)
+
+
+# all of it ------------------------------------------------------------------------------------------------------------
+
+
+def worker(root: Path, steps: range, digests: dict[str, str], out: Path) -> None:
+    """Crash at each of the steps until one isn't there any more; a JSON line each."""
+    with out.open("w") as file:
+        for step in steps:
+            result = crash(root / f"step{step}", step, digests)
+            if result is None:
+                return
+            file.write(json.dumps(result) + "\n")
+
+
+def warm(root: Path) -> None:
+    """Import here what a life imports on its way, so that the children find it."""
+    for name in json.loads((root / "modules.json").read_text()):
+        if name not in sys.modules and name.split(".")[0] in (
+            "evermodel",
+            "torch",
+            "sklearn",
+            "scipy",
+            "matplotlib",
+            "jinja2",
+            "sympy",
+        ):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue  # made at run time: nothing to find
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="kill at each so-many-th durable step only")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    root: Path = options.root
+    begun = time.monotonic()
+    code_version()  # once, for all: it is a part of the digests that are compared
+    small_loop.write_project(root / "whole")
+    status = life(root / "whole", drawn=True)
+    assert status == 0, _said(root / "whole")
+    digests = digests_of(root / "whole")
+    problems = check(root / "whole", digests)
+    assert not problems, problems
+    warm(root / "whole")
+    children = []
+    for number in range(options.workers):
+        child = os.fork()
+        if child == 0:
+            steps = range(1 + number * options.every, 100_000, options.workers * options.every)
+            try:
+                worker(root, steps, digests, root / f"worker{number}.jsonl")
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    lines = [
+        line for number in range(options.workers) for line in (root / f"worker{number}.jsonl").read_text().splitlines()
+    ]
+    steps = sorted((json.loads(line) for line in lines), key=lambda result: result["step"])
+    safeguards = {name: without(root / f"off{n}", off, digests) for n, (name, off) in enumerate(SAFEGUARDS.items())}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = {"seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
+    print(json.dumps({"steps": steps, "safeguards": safeguards, **spent}))
+
+
+if __name__ == "__main__":
+    main()

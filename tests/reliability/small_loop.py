@@ -1,0 +1,117 @@
+"""A whole loop that is small enough to be killed at every durable step: 2,000 events, two turns, through `journey`.
+
+Of the pumps three days train the first champion. Each of the two live days is ingested in two batches that overlap,
+served by the champion of the moment into the request log in two parts, looked at, decided on, and retrained on where the
+policy says so. `live` is written to be run again: it asks what is there and goes on.
+
+`crashes.py` kills it. Nothing here knows that.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+from pumps import DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
+
+from evermodel import bundle, journey, storage
+from evermodel.artifacts import Decision, Release, Window
+from evermodel.data.events import EventLog
+from evermodel.features import training_set
+from evermodel.journey import Project
+from evermodel.retraining import lease
+from evermodel.serving.batch import scored
+from evermodel.serving.request_log import RequestLog
+from evermodel.use_case import UseCase
+
+BATCHES = ("history", *(f"day{n}-{part}" for n in range(len(LIVE)) for part in "ab"))
+REPEATED = 20  # rows of a batch that the next one brings again
+BROKEN = 2  # rows of the history that no schema allows
+
+
+def write_project(root: Path) -> None:
+    """The project's files and, below `data`, one folder a batch."""
+    storage.write_text(root / "evermodel.yaml", "profile: local\n")
+    write_use_case(root)
+    rows = readings()
+    halves = [(day.start + n * DAY / 2, day.start + (n + 1) * DAY / 2) for day in LIVE for n in range(2)]
+    for name, (start, end) in zip(BATCHES, [(FIRST.start, FIRST.end), *halves], strict=True):
+        inside = [n for n, row in enumerate(rows) if start <= datetime.fromisoformat(str(row["at"])) < end]
+        chosen = rows[max(inside[0] - REPEATED, 0) : inside[-1] + 1]
+        if name == "history":
+            chosen = chosen + [{**rows[0], "id": f"bad{n}", "load": "99"} for n in range(BROKEN)]
+        write_readings(root / "data" / name, chosen)
+
+
+# the loop -------------------------------------------------------------------------------------------------------------
+
+
+def live(project: Project) -> None:
+    """Live the five days, or what is left of them."""
+    _ingest(project, BATCHES[0], FIRST.end)
+    if project.ledger().champion(NAME) is None:
+        _turn(project, None, FIRST.end)
+    looked = [report.window for report in project.ledger().windows(NAME)]
+    for number, day in enumerate(LIVE):
+        if any(window.start > day.start for window in looked):
+            continue  # a scheduler doesn't come back to a day once it is at the next
+        _ingest(project, f"day{number}-a", day.start + DAY / 2)
+        _ingest(project, f"day{number}-b", day.end)
+        _serve(project, day)
+        journey.monitor(project, NAME, window=day, now=day.end)
+        decision = journey.decide(project, NAME, now=day.end)
+        if decision.action == "retrain":
+            _turn(project, decision, day.end)
+
+
+def _ingest(project: Project, batch: str, now: datetime) -> None:
+    journey.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=now)
+
+
+def _turn(project: Project, decision: Decision | None, now: datetime) -> None:
+    """What the training pipeline does, step by step."""
+    plan = journey.plan(project, NAME, now=now)
+    if decision is not None:
+        plan = journey.plan(
+            project,
+            NAME,
+            now=now,
+            windows=decision.windows,
+            mode=decision.mode,
+            trigger=decision.trigger,
+            key=decision.retrain_key,
+            reason=decision.reason,
+        )
+    if not journey.claim(project, plan, owner=lease.this_process("loop"), now=now):
+        return
+    with project.recording(plan, "turn", now=now):
+        rows = journey.build_training_set(project, plan)
+        release = journey.train(project, plan, rows)
+        report = journey.evaluate(project, plan, rows, release)
+        journey.promote(project, plan, release, report, actor="pipeline")
+
+
+def _serve(project: Project, day: Window) -> None:
+    """Answer the day's rows that weren't answered before a crash, in two flushes."""
+    _, case = project.find(NAME)
+    champion = project.ledger().champion(NAME)
+    assert champion is not None
+    log = RequestLog(project.profile.place(NAME, "requests"))
+    answers = answered(case, project.log(case), champion, day)
+    before = set(log.read(day)["prediction_id"].to_pylist())
+    answers = answers.filter(pa.array([name not in before for name in answers["prediction_id"].to_pylist()]))
+    middle = answers.num_rows // 2
+    for part in (answers.slice(0, middle), answers.slice(middle)):
+        if part.num_rows:
+            log.append(part)
+            log.flush()
+
+
+def answered(case: UseCase, log: EventLog, champion: Release, window: Window) -> pa.Table:
+    """The window's rows as the champion serves them: features and scores, without the outcome."""
+    rows = training_set.rows(case, log, window=window, now=window.end, labelled=False)
+    outcomes = [label.field or label.name for label in case.labels if label.kind == "column"]
+    table = scored(case, bundle.open_release(champion), rows.drop_columns(outcomes))
+    ids = [f"{case.name}-{row}" for row in table["row_id"].to_pylist()]
+    return table.append_column("prediction_id", pa.array(ids, pa.string()))
