@@ -1,17 +1,21 @@
-"""Bring the online store up to date."""
+"""From sources to the online store: ingest what is new, then bring every entity's features up to date."""
 
 from kfp import dsl
 
+from components.ingest import ingest
 from components.materialize import materialize as step
 
 
-@dsl.pipeline(name="materialize", description="Bring the online store up to date.")
-def materialize(use_case: str, use_case_digest: str = "", now: str = "") -> None:
-    """Window features of every entity, as of now.
+@dsl.pipeline(name="materialize", description="Ingest what is new, and bring the online store up to date.")
+def materialize(use_case: str, data_dir: str, use_case_digest: str = "", now: str = "") -> None:
+    """Events, then the window features of every entity as of now.
 
     Args:
         use_case: Name, path or URI of the use-case file.
+        data_dir: Folder that the sources' paths are relative to.
         use_case_digest: Digest of its content; empty accepts whatever the file says now.
         now: The time that the run takes for the present; empty takes the clock's.
     """
-    step(use_case=use_case, use_case_digest=use_case_digest, now=now).set_caching_options(False)
+    events = ingest(use_case=use_case, use_case_digest=use_case_digest, data_dir=data_dir, now=now)
+    events.set_caching_options(False)
+    step(use_case=use_case, use_case_digest=use_case_digest, now=now).set_caching_options(False).after(events)

@@ -30,7 +30,7 @@ def span(text: str) -> Window | None:
         if text.lstrip().startswith("{"):
             return Window.from_json(text)
         start, dots, end = text.partition("..")
-        if not dots:
+        if not (dots and start.strip() and end.strip()):
             raise UseCaseError(f"window {text!r}: write START..END in ISO 8601, half-open")
         return Window(start=moment(start), end=moment(end))
     except ValidationError as error:
@@ -42,7 +42,10 @@ def spans(text: str) -> tuple[Window, ...]:
     if not text:
         return ()
     if text.lstrip().startswith("["):
-        found = [span(json.dumps(item)) for item in json.loads(text)]
+        try:
+            found = [span(json.dumps(item)) for item in json.loads(text)]
+        except json.JSONDecodeError as error:
+            raise UseCaseError(f"windows {text!r}: {error}") from None
     else:
         found = [span(part.strip()) for part in text.split(",")]
     return tuple(window for window in found if window is not None)

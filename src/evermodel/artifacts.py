@@ -210,7 +210,8 @@ class Plan(Artifact):
     code_version: str
     windows: tuple[Window, ...]
     mode: Mode
-    parent: Release | None
+    parent: Release | None  # what is gone on from
+    champion: Release | None  # what is judged against, and expected to be replaced
     trigger: Window | None
     now: Time
     key: str  # the retrain key: one run a key

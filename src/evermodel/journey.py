@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from evermodel import bundle, storage
@@ -35,6 +36,7 @@ from evermodel.artifacts import (
 )
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest as ingest_source
+from evermodel.data.leakage import declared_leaks, leakage_report, refuse
 from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.features import training_set as training_sets
 from evermodel.ledger import Ledger
@@ -113,20 +115,25 @@ def plan(
 ) -> Plan:
     """Settle what a run is to do. Empty `windows`: all that is new to the champion, or `training.first` without one.
 
-    `parent` is `champion`, `none`, or a release id of the ledger. Starting over although a champion is there is a
-    decision: it needs mode `from_scratch` and a reason.
+    `parent`, which the run goes on from, is `champion`, `none`, or the id of a release that was promoted once; it is
+    the champion that the result is judged against, whatever it came from. Starting over although a champion is there
+    is a decision: it needs mode `from_scratch` and a reason.
     """
     uri, case = project.find(reference)
     if use_case_digest not in ("", case.digest()):
         raise UseCaseError(
             f"{uri}: the use case is not the one that the run was started with (digest {use_case_digest[:12]})"
         )
-    champion = _parent(project.ledger(), case, parent)
-    chosen: Mode = mode or ("stateful" if champion else "from_scratch")
-    if champion is None and chosen == "stateful":
-        raise UseCaseError(f"{case.name}: there is no champion to go on from; train with mode from_scratch first")
-    spans = tuple(windows) or _default_windows(case, champion, now)
-    identity = (case.name, champion.id if champion else None, [window.span for window in spans], micros(now), chosen)
+    ledger = project.ledger()
+    champion, start = ledger.champion(case.name), _parent(ledger, case, parent)
+    chosen: Mode = mode or ("stateful" if start else "from_scratch")
+    if start is None and chosen == "stateful":
+        raise UseCaseError(f"{case.name}: there is no release to go on from; train with mode from_scratch first")
+    if champion is not None and chosen == "from_scratch" and not reason.strip():
+        raise UseCaseError(f"{case.name}: starting over although champion {champion.id} is there needs a reason")
+    spans = tuple(windows) or _default_windows(case, start or champion, now)
+    ids = [release.id if release else None for release in (champion, start)]
+    identity = (case.name, ids, [window.span for window in spans], micros(now), chosen)
     return Plan(
         use_case=case.name,
         use_case_uri=uri,
@@ -135,7 +142,8 @@ def plan(
         code_version=code_version(),
         windows=spans,
         mode=chosen,
-        parent=champion,
+        parent=start,
+        champion=champion,
         trigger=trigger,
         now=now,
         key=key or sha256(canonical_json(identity).encode())[:16],
@@ -144,20 +152,17 @@ def plan(
 
 
 def _parent(ledger: Ledger, case: UseCase, parent: str) -> Release | None:
-    if parent == "none":
-        return None
-    champion = ledger.champion(case.name)
-    if parent == "champion" or (champion and champion.id == parent):
-        return champion
+    if parent in ("champion", "none"):
+        return ledger.champion(case.name) if parent == "champion" else None
     known = {row.release.id: row.release for row in ledger.promotions(case.name)}
     if parent not in known:
         raise UseCaseError(f"{case.name}: no release {parent!r} in the ledger; {nearest(parent, known)}")
     return known[parent]
 
 
-def _default_windows(case: UseCase, champion: Release | None, now: datetime) -> tuple[Window, ...]:
-    if champion is not None:
-        return (Window(start=champion.cursor, end=now),)
+def _default_windows(case: UseCase, known: Release | None, now: datetime) -> tuple[Window, ...]:
+    if known is not None:
+        return (Window(start=known.cursor, end=now),)
     if case.training.first is None:
         raise UseCaseError(f"{case.name}: name the windows to train on, or training.first in the use case")
     return (case.training.first,)
@@ -184,20 +189,38 @@ def claim(project: Project, plan: Plan, *, owner: str, now: datetime) -> bool:
 
 
 def build_training_set(project: Project, plan: Plan) -> TrainingSet:
-    """Point-in-time rows of the plan's windows, split into what is trained on, replayed and judged on."""
+    """Point-in-time rows of the plan's windows, split into what is trained on, replayed and judged on.
+
+    `leakage.json` beside it says what a reader should know of them. LeakageError, before anything is computed, where
+    the use case defines a feature that reads an outcome before it is known.
+    """
     _, case = project.find(plan.use_case_uri)
+    refuse(declared_leaks(case))
     rows = training_sets.turn_rows(
         case,
         project.log(case),
         windows=plan.windows,
         now=plan.now,
-        champion_cursor=plan.parent.cursor if plan.parent else None,
+        champion_cursor=plan.champion.cursor if plan.champion else None,
         mode=plan.mode,
         seed=case.training.seed,
     )
     saved = training_sets.save(case, rows, project.turn(plan, "training_set"))
+    storage.write_text(project.turn(plan, "leakage.json"), _leakage(case, rows))
     storage.write_text(project.turn(plan, "training_set.json"), saved.to_json())
     return saved
+
+
+def _leakage(case: UseCase, rows: training_sets.TurnRows) -> str:
+    """The findings of the leakage report for every label, each once, as JSON."""
+    both = pa.concat_tables([rows.train, rows.gate])
+    trained = np.arange(both.num_rows) < rows.train.num_rows
+    found = {
+        finding.to_json(): finding
+        for objective in case.objectives
+        for finding in leakage_report(case, both, train=trained, label=objective.label)
+    }
+    return canonical_json([finding.model_dump(mode="json") for finding in found.values()])
 
 
 def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
@@ -230,7 +253,7 @@ def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) 
     _, case = project.find(plan.use_case_uri)
     turn = training_sets.load(rows)
     challenger = bundle.open_release(release)
-    champion = bundle.open_release(plan.parent) if plan.parent else None
+    champion = bundle.open_release(plan.champion) if plan.champion else None
     report = judge(case, challenger, champion, turn, now=plan.now)
     leave(release, report, reference_of(case, challenger, turn, report))
     project.ledger().record_release(release, now=plan.now, verdict=report.verdict)
@@ -296,7 +319,7 @@ def promote(
             ledger,
             release,
             verdict=report.verdict,
-            expected=plan.parent.id if plan.parent else None,
+            expected=plan.champion.id if plan.champion else None,
             now=plan.now,
             actor=actor,
             reason=override or plan.reason,
@@ -343,6 +366,7 @@ def monitor(
     """
     from evermodel.monitoring.cohorts import served_rows
     from evermodel.monitoring.monitor import monitor as look
+    from evermodel.monitoring.skew import skew
     from evermodel.retraining.turn import reference_for
     from evermodel.serving.request_log import RequestLog
 
@@ -353,7 +377,9 @@ def monitor(
     answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
     champion = _answering(ledger.promotions(case.name), answers)
     served = served_rows(case, answers, project.log(case), now=now)
-    report = look(case, served, reference_for(champion), window=window, now=now, champion=champion.id)
+    offline = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
+    differs = skew(case, served, offline) if served.num_rows else {}
+    report = look(case, served, reference_for(champion), window=window, now=now, champion=champion.id, skew=differs)
     ledger.record_window(report, now=now)
     for alert in report.alerts:
         ledger.record_alert(alert, now=now)

@@ -73,10 +73,16 @@ def find_project(start: Path | None = None) -> Path:
 def load_profile(start: Path | None = None) -> Profile:
     """Read the project's `evermodel.yaml`; UseCaseError with the nearest valid key where one is unknown."""
     root = find_project(start)
-    values = yaml.safe_load(storage.read_text(root / MARKER)) or {}
+    try:
+        values = yaml.safe_load(storage.read_text(root / MARKER)) or {}
+    except yaml.YAMLError as error:
+        raise UseCaseError(f"{root / MARKER}: {error}") from None
+    if not isinstance(values, dict):
+        raise UseCaseError(f"{root / MARKER}: a profile is a mapping, such as `num_workers: 2`")
+    known = Profile.model_fields.keys() - {"root"}  # which is where the file lies
     for key in values:
-        if key not in Profile.model_fields:
-            raise UseCaseError(f"{root / MARKER}: unknown key {key!r}; {nearest(key, Profile.model_fields)}")
+        if key not in known:
+            raise UseCaseError(f"{root / MARKER}: unknown key {key!r}; {nearest(str(key), known)}")
     environment = {key for key in Profile.model_fields if _environment_has(key)}
     try:
         return Profile(root=root, **{key: value for key, value in values.items() if key not in environment})

@@ -1,0 +1,13 @@
+"""Read a use case's sources into its event log: what is there already is counted, not applied."""
+
+from components import component
+
+
+@component
+def ingest(use_case: str, use_case_digest: str, data_dir: str, now: str) -> str:
+    from evermodel import journey
+    from evermodel.arguments import moment
+    from evermodel.artifacts import canonical_json
+
+    reports = journey.ingest(journey.Project.open(), use_case, data_dir=data_dir, now=moment(now))
+    return canonical_json([report.model_dump(mode="json") for report in reports])

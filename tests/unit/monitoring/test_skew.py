@@ -1,0 +1,76 @@
+"""Skew is the share of answers whose feature isn't what the offline path gives for the same event."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from evermodel import use_case
+from evermodel.errors import DataError
+from evermodel.monitoring.skew import skew
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CASE = use_case.parse(
+    """
+name: shop
+framing: binary
+entities: [{name: user, key: user}]
+sources:
+  - name: visits
+    reader: csv
+    event_time: {field: at}
+    unique: [visit]
+    fields: [{name: visit, type: string}, {name: user, type: string}, {name: at, type: timestamp}, {name: paid}, {name: page, type: string}, {name: place, type: int}, {name: bought, type: int}]
+predict: {source: visits, position: place}
+labels: [{name: bought, kind: column, delay: 1h}]
+features:
+  - {name: paid, kind: column}
+  - {name: page, kind: column, encode: embed}
+  - {name: place, kind: column, serve_as: 1}
+objectives: [{name: buy, label: bought}]
+evaluation: {metric: auc}
+monitoring: {window: 1d}
+"""
+)
+
+
+def table(paid: list[float | None], page: list[str | None], *, first: int = 0) -> pa.Table:
+    number = len(paid)
+    return pa.table(
+        {
+            "visit": [f"v{first + index}" for index in range(number)],
+            "event_time": pa.array(
+                [START + timedelta(hours=index) for index in range(number)], pa.timestamp("us", "UTC")
+            ),
+            "user": ["u"] * number,
+            "paid": pa.array(paid, pa.float64()),
+            "page": pa.array(page, pa.string()),
+            "place": pa.array(range(number), pa.int64()),
+        }
+    )
+
+
+def test_the_same_path_has_no_skew() -> None:
+    rows = table([1.0, None, 3.0], ["a", None, "c"])
+    assert skew(CASE, rows, rows) == {"paid": 0.0, "page": 0.0}
+
+
+def test_each_feature_has_its_own_share() -> None:
+    served = table([1.0, None, 3.0, 4.0], ["a", "b", None, "d"])
+    offline = table([1.0, 2.0, 3.0, 4.5], ["a", "b", "c", "d"])
+    assert skew(CASE, served, offline) == {"paid": 0.5, "page": 0.25}
+
+
+def test_only_answers_whose_event_is_there_are_compared() -> None:
+    served, offline = table([1.0, 2.0], ["a", "b"]), table([1.0, 9.0], ["a", "z"], first=1)
+    assert skew(CASE, served, offline) == {"paid": 1.0, "page": 1.0}, "v1 alone has a pair"
+    assert skew(CASE, served, table([1.0], ["a"], first=5)) == {}
+
+
+def test_what_serving_always_says_is_not_compared_and_what_has_no_identity_is_refused() -> None:
+    rows = table([1.0], ["a"])
+    assert "place" not in skew(CASE, rows, rows)
+    with pytest.raises(DataError, match="no visit"):
+        skew(CASE, rows.drop_columns(["visit"]), rows)
