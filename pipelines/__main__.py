@@ -57,8 +57,8 @@ def run(name: str, parameters: Parameters) -> None:
         pipeline(**values)
     except RuntimeError as error:  # kfp says which task, the step has said why
         said = _errors(values["use_case"])[before:]
-        cause = f"{said[-1].where}: {said[-1].message}" if said else str(error)
-        raise EvermodelError(f"pipeline {name} failed: {cause}") from None
+        cause = f" in {said[-1].where}: {said[-1].message}" if said else f": {error}"
+        raise EvermodelError(f"pipeline {name} failed{cause}") from None
 
 
 def _errors(use_case: str) -> list[Failure]:

@@ -8,6 +8,7 @@ import os
 import signal
 
 _hits = 0
+_pid = 0
 
 
 def failpoint(name: str) -> None:
@@ -15,7 +16,9 @@ def failpoint(name: str) -> None:
     armed = os.environ.get("EVERMODEL_FAILPOINT")
     if not armed:
         return
-    global _hits
+    global _hits, _pid
+    if _pid != os.getpid():  # a fork starts to count anew
+        _hits, _pid = 0, os.getpid()
     _hits += 1
     if _hits == int(armed):
         if log := os.environ.get("EVERMODEL_FAILPOINT_LOG"):

@@ -364,25 +364,20 @@ def monitor(
     With `page` (path or URI) an Evidently report is written there and to the project's Evidently workspace, for every
     window or for those that alerted, as the use case says.
     """
-    from evermodel.monitoring.cohorts import served_rows
-    from evermodel.monitoring.monitor import monitor as look
-    from evermodel.monitoring.skew import skew
-    from evermodel.retraining.turn import reference_for
-    from evermodel.serving.request_log import RequestLog
-
     _, case = project.find(reference)
     ledger = project.ledger()
     if ledger.champion(case.name) is None:
         raise EvermodelError(f"{case.name}: there is no champion to monitor; train the first")
-    answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
-    champion = _answering(ledger.promotions(case.name), answers)
-    served = served_rows(case, answers, project.log(case), now=now)
-    offline = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
-    differs = skew(case, served, offline) if served.num_rows else {}
-    report = look(case, served, reference_for(champion), window=window, now=now, champion=champion.id, skew=differs)
+    report, served, champion = _look(project, case, window, now=now)
     ledger.record_window(report, now=now)
     for alert in report.alerts:
         ledger.record_alert(alert, now=now)
+    for older in _ripened(case, ledger.windows(case.name), report, now=now):
+        again, _, _ = _look(project, case, older, now=now)
+        ledger.record_window(again, now=now)
+        for alert in again.alerts:
+            if alert.kind == "performance":  # all else was known when it was the newest
+                ledger.record_alert(alert, now=now)
     if page is not None and served.num_rows and (report.alerts or case.monitoring.report == "always"):
         from evermodel.monitoring.report import write_report
 
@@ -390,6 +385,38 @@ def monitor(
         workspace = storage.join(project.profile.state_uri, "evidently")
         write_report(case, report, served, rows, out=page, workspace=workspace)
     return report
+
+
+def _look(
+    project: Project, case: UseCase, window: Window, *, now: datetime
+) -> tuple[MonitoringReport, pa.Table, Release]:
+    """A window's report, its served rows, and the champion that it is held against. Nothing is recorded."""
+    from evermodel.monitoring.cohorts import served_rows
+    from evermodel.monitoring.monitor import monitor as look
+    from evermodel.monitoring.skew import skew
+    from evermodel.retraining.turn import reference_for
+    from evermodel.serving.request_log import RequestLog
+
+    answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
+    champion = _answering(project.ledger().promotions(case.name), answers)
+    served = served_rows(case, answers, project.log(case), now=now)
+    offline = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
+    differs = skew(case, served, offline) if served.num_rows else {}
+    reference = reference_for(champion)
+    report = look(case, served, reference, window=window, now=now, champion=champion.id, skew=differs)
+    return report, served, champion
+
+
+def _ripened(
+    case: UseCase, known: Sequence[MonitoringReport], newest: MonitoringReport, *, now: datetime
+) -> list[Window]:
+    """The same champion's earlier windows whose last labels have come since the look before this one: where labels
+    take longer than a window, only now is their performance known."""
+    maturity = timedelta(microseconds=case.maturity)
+    earlier = [one for one in known if one.window.end < newest.window.end]
+    looked = max((one.window.end for one in earlier), default=now)
+    own = [one.window for one in earlier if one.champion == newest.champion]
+    return [window for window in own if looked < window.end + maturity <= now]
 
 
 def _training_set(release: Release) -> TrainingSet:
@@ -446,7 +473,9 @@ def retrain(
         key=todo.key,
     )
     done = launch(project.profile, "training", parameters, log_name=f"training-{todo.key}")
-    run = next(run for run in project.ledger().runs(todo.use_case) if run.key == todo.key)
+    run = next((run for run in project.ledger().runs(todo.use_case) if run.key == todo.key), None)
+    if run is None:
+        raise EvermodelError(f"run {todo.key} wasn't started: another one of {todo.use_case} is running")
     return {"key": run.key, "state": run.state, **run.result, "log": done.log}
 
 

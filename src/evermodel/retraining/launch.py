@@ -30,7 +30,7 @@ class Launched:
 
 
 def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_name: str) -> Launched:
-    """Run a pipeline to its end; EvermodelError with the log's last lines where it fails."""
+    """Run a pipeline to its end; EvermodelError with the cause, or the log's last lines, where it fails."""
     log = Path(storage.join(profile.state_uri, "runs", f"{log_name}.log"))
     storage.make_folder(log.parent)
     command = [sys.executable, "-m", "pipelines", "run", pipeline, *(f"{k}={v}" for k, v in parameters.items())]
@@ -40,7 +40,10 @@ def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_n
         )
     text = storage.read_text(log)
     if done.returncode != 0:
-        tail = "\n".join(text.strip().splitlines()[-15:])
+        lines = text.strip().splitlines()
+        if lines and lines[-1].startswith("error: "):  # it said why, in one line
+            raise EvermodelError(f"{lines[-1].removeprefix('error: ')} (log: {log})")
+        tail = "\n".join(lines[-15:])
         raise EvermodelError(f"pipeline {pipeline} failed (log: {log}):\n{tail}")
     return Launched(done.returncode, str(log), text.count(" cache hit (key="))
 

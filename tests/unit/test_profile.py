@@ -1,0 +1,88 @@
+"""Which places a project uses: its file, the environment over it, and what a wrong value says."""
+
+from pathlib import Path
+
+import pytest
+
+from evermodel.errors import UseCaseError
+from evermodel.profile import find_project, load_profile
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("STATE", "LEDGER", "MLFLOW", "PROJECT", "NUM_WORKERS"):
+        monkeypatch.delenv(f"EVERMODEL_{name}", raising=False)
+    (tmp_path / "evermodel.yaml").write_text("profile: local\n")
+    return tmp_path
+
+
+def test_a_project_is_found_from_any_folder_below(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = root / "use_cases" / "deep"
+    below.mkdir(parents=True)
+    assert find_project(below) == root
+    monkeypatch.chdir(below)
+    assert load_profile().root == root
+
+
+def test_the_environment_may_name_it(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setenv("EVERMODEL_PROJECT", str(root))
+    assert load_profile().root == root
+
+
+def test_outside_a_project_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UseCaseError, match=r"no evermodel\.yaml in .* or above"):
+        find_project(tmp_path)
+
+
+def test_places_are_below_the_root(root: Path) -> None:
+    profile = load_profile(root)
+    assert profile.state_uri == f"{root}/.evermodel"
+    assert profile.ledger_url == f"sqlite:///{root}/.evermodel/ledger.db"
+    assert profile.mlflow_uri == f"sqlite:///{root}/.evermodel/mlflow.db"
+    assert profile.place("fraud", "events") == f"{root}/.evermodel/fraud/events"
+    assert profile.online_features == f"{root}/.evermodel/online.db"
+
+
+def test_state_elsewhere_takes_what_lies_in_it_along(root: Path) -> None:
+    (root / "evermodel.yaml").write_text("state: s3://models/evermodel\nledger: postgresql://db/evermodel\n")
+    profile = load_profile(root)
+    assert profile.place("fraud") == "s3://models/evermodel/fraud"
+    assert profile.ledger_url == "postgresql://db/evermodel"
+
+
+def test_the_environment_wins_over_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "evermodel.yaml").write_text("num_workers: 1\nstate: here\n")
+    monkeypatch.setenv("EVERMODEL_NUM_WORKERS", "2")
+    profile = load_profile(root)
+    assert (profile.num_workers, profile.state_uri) == (2, f"{root}/here")
+
+
+def test_an_empty_file_is_the_defaults(root: Path) -> None:
+    (root / "evermodel.yaml").write_text("# nothing to say\n")
+    assert load_profile(root).launcher == "local"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("num_worker: 2\n", r"unknown key 'num_worker'; did you mean 'num_workers'\?"),
+        ("num_workers: many\n", r"num_workers = 'many': .*integer"),
+        ("profile: lokal\n", r"profile = 'lokal': .*'local' or 'cluster'"),
+        ("root: /elsewhere\n", r"unknown key 'root'"),
+        ("- profile\n", r"a mapping"),
+        ("profile: [\n", r"evermodel\.yaml"),
+    ],
+)
+def test_a_wrong_value_is_said_with_its_place(root: Path, text: str, said: str) -> None:
+    (root / "evermodel.yaml").write_text(text)
+    with pytest.raises(UseCaseError, match=said):
+        load_profile(root)
+
+
+def test_a_wrong_value_of_the_environment_is_said_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERMODEL_NUM_WORKERS", "many")
+    with pytest.raises(UseCaseError, match=r"num_workers"):
+        load_profile(root)
