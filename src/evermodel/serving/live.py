@@ -23,7 +23,7 @@ from evermodel.serving.predictor import Arm, FeatureReader, Predictor, Scorer
 from evermodel.serving.schemas import Schema, path_of
 from evermodel.use_case import UseCase
 
-POLLS_AFTER_FAILURE = 30
+LONGEST_WAIT = 30  # polls between tries of a champion that can't be loaded: 1, 2, 4, … of them
 
 
 class ArmConfig(Schema):
@@ -185,7 +185,7 @@ class Watch:
 
     def __init__(self, champions: Champions, live: LiveModels, *, seconds: float) -> None:
         self._champions, self._live, self._seconds = champions, live, seconds
-        self._skip: dict[str, tuple[str, int]] = {}
+        self._failed: dict[str, tuple[str, int, int]] = {}  # release, tries, polls to wait before the next one
         self._end = Event()
         self._thread = Thread(target=self._run, name="champion-watch", daemon=True)
 
@@ -205,11 +205,15 @@ class Watch:
                 continue
             if release is None or release.id == self._live.champion(name):
                 continue
-            failed, left = self._skip.get(name, ("", 0))
-            if failed == release.id and left > 0:
-                self._skip[name] = (failed, left - 1)
-            elif not self._live.promote(name, release):
-                self._skip[name] = (release.id, POLLS_AFTER_FAILURE)
+            failed, tries, left = self._failed.get(name, ("", 0, 0))
+            if failed != release.id:
+                tries, left = 0, 0
+            if left > 0:
+                self._failed[name] = (release.id, tries, left - 1)
+            elif self._live.promote(name, release):
+                self._failed.pop(name, None)
+            else:  # a busy moment passes by the next look; a broken bundle isn't read again every second
+                self._failed[name] = (release.id, tries + 1, min(2**tries, LONGEST_WAIT) - 1)
 
     def _run(self) -> None:
         while not self._end.wait(self._seconds):

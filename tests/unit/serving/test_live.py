@@ -164,10 +164,30 @@ def test_a_champion_that_cannot_be_loaded_is_not_tried_at_every_look() -> None:
     live.apply(config(FIRST))
     board.now = BROKEN
     watch = Watch(board, live, seconds=60)
-    for _ in range(10):
+    for _ in range(100):
         watch.look()
-    assert shelf.opened.count(BROKEN.id) == 1
+    assert shelf.opened.count(BROKEN.id) == 8  # at looks 1, 2, 4, 8, 16, 32, 62 and 92
     board.now = SECOND
+    watch.look()
+    assert live.champion("shop") == SECOND.id
+
+
+def test_a_champion_that_failed_in_a_busy_moment_is_live_at_the_next_look() -> None:
+    busy = [False, True]  # popped from the end: busy once
+    shelf = Shelf()
+
+    def open_when_idle(wanted: Release) -> Lines:
+        if wanted.id == SECOND.id and busy.pop():
+            raise TimeoutError("busy")
+        return shelf(wanted)
+
+    board = Board()
+    live = LiveModels({"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=open_when_idle, clock=lambda: NOW)
+    live.apply(config(FIRST))
+    board.now = SECOND
+    watch = Watch(board, live, seconds=60)
+    watch.look()
+    assert live.champion("shop") == FIRST.id
     watch.look()
     assert live.champion("shop") == SECOND.id
 
