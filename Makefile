@@ -39,7 +39,7 @@ pipelines: setup ## compile the pipelines to IR YAML
 lock: ## resolve the lock file anew
 	.venv/bin/uv pip compile pyproject.toml --extra kafka --extra redis --extra k8s --group dev --generate-hashes --python-version 3.11 --quiet --upgrade -o requirements.lock
 
-images cluster e2e: ## of the cluster profile: see docs/roadmap.md
+images cluster e2e: ## of the cluster profile: not built yet
 	@echo "$@ belongs to the cluster profile, which is not built yet: see k8s/README.md"; exit 1
 
 .PHONY: help setup demo test lint bench pipelines lock images cluster e2e

@@ -116,9 +116,10 @@ def _run(
     import ray
     import ray.data
 
+    for name in ("ray", "ray.data"):  # what Ray says of itself is no answer, and not for whoever reads ours in a pipe
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # less than a CPU each: reading and scoring must fit beside each other, and beside Serve, on two
     rows = ray.data.read_parquet(rows_uri, num_cpus=0.25)
