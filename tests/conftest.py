@@ -32,6 +32,7 @@ def fraud() -> use_case.UseCase:
     return use_case.load(ROOT / "use_cases" / "fraud.yaml")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay on one worker (they share fixtures), and everything that starts a Ray on the same one."""
     for item in items:
