@@ -30,11 +30,3 @@ def electricity() -> use_case.UseCase:
 @pytest.fixture(scope="session")
 def fraud() -> use_case.UseCase:
     return use_case.load(ROOT / "use_cases" / "fraud.yaml")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay on one worker (they share fixtures), and everything that starts a Ray on the same one."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
