@@ -35,8 +35,6 @@ from evermodel.artifacts import (
     sha256,
 )
 from evermodel.data.events import EventLog
-from evermodel.data.ingest import ingest as ingest_source
-from evermodel.data.leakage import declared_leaks, leakage_report, refuse
 from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.features import training_set as training_sets
 from evermodel.ledger import Ledger
@@ -95,6 +93,8 @@ class Project:
 
 def ingest(project: Project, reference: str, *, data_dir: str | Path, now: datetime) -> list[IngestReport]:
     """Read every source of a use case into its event log; what is there already is counted as duplicate."""
+    from evermodel.data.ingest import ingest as ingest_source
+
     _, case = project.find(reference)
     log = project.log(case)
     return [ingest_source(case, source.name, log, data_dir=str(data_dir), now=now) for source in case.sources]
@@ -194,6 +194,8 @@ def build_training_set(project: Project, plan: Plan) -> TrainingSet:
     `leakage.json` beside it says what a reader should know of them. LeakageError, before anything is computed, where
     the use case defines a feature that reads an outcome before it is known.
     """
+    from evermodel.data.leakage import declared_leaks, refuse
+
     _, case = project.find(plan.use_case_uri)
     refuse(declared_leaks(case))
     rows = training_sets.turn_rows(
@@ -213,6 +215,8 @@ def build_training_set(project: Project, plan: Plan) -> TrainingSet:
 
 def _leakage(case: UseCase, rows: training_sets.TurnRows) -> str:
     """The findings of the leakage report for every label, each once, as JSON."""
+    from evermodel.data.leakage import leakage_report
+
     both = pa.concat_tables([rows.train, rows.gate])
     trained = np.arange(both.num_rows) < rows.train.num_rows
     found = {

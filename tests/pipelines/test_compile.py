@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PIPELINES = {
     "training": {"plan-run", "build-training-set", "train", "evaluate", "register", "promote"},
     "monitoring": {"monitor", "decide", "training"},
-    "materialize": {"materialize"},
+    "materialize": {"ingest", "materialize"},
     "batch_prediction": {"predict-batch"},
 }
 
@@ -59,7 +59,7 @@ def test_a_person_can_fill_in_the_form(compiled: dict[str, dict[str, Any]], name
         assert value["description"].strip(), key
         assert value["parameterType"] == "STRING", key
     required = {key for key, value in parameters.items() if not value.get("isOptional")}
-    assert required == ({"use_case", "window"} if name == "batch_prediction" else {"use_case"})
+    assert required == {"use_case"} | {"batch_prediction": {"window"}, "materialize": {"data_dir"}}.get(name, set())
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -30,7 +30,7 @@ import small_loop
 from pumps import LIVE, NAME, PER_DAY
 from small_loop import BATCHES, BROKEN
 
-from evermodel import bundle, failpoint, journey, storage
+from evermodel import bundle, journey, storage
 from evermodel.data import events, ingest
 from evermodel.evaluation import report
 from evermodel.journey import Project
@@ -60,7 +60,6 @@ def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _no
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         signal.alarm(LIMIT_SECONDS)
-        failpoint._hits = 0
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(root / "killed.txt")
         if not drawn:
@@ -238,7 +237,7 @@ def _write_in_place() -> None:
 
 def _batches_without_a_name() -> None:
     """A batch has no id of its own and no row a key; the life dies behind the second batch."""
-    take = journey.ingest_source
+    take = ingest.ingest
     create = storage.create_bytes
 
     def anew(*values: Any, **named: Any) -> Any:
@@ -249,7 +248,7 @@ def _batches_without_a_name() -> None:
         if uri.endswith("_commits/00000001.json"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    journey.ingest_source = anew  # type: ignore[assignment]
+    ingest.ingest = anew  # type: ignore[assignment]
     ingest._first_seen = lambda source, log, valid: np.ones(valid.num_rows, bool)  # type: ignore[assignment]
     storage.create_bytes = and_die  # type: ignore[assignment]
 

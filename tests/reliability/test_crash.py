@@ -1,7 +1,7 @@
 """SIGKILL at every durable step of a small loop, and the run after it: one champion, one run a key, no event lost or doubled.
 
 The loop (`small_loop.py`) is 2,000 events and two turns; `crashes.py` kills and judges it in forks of one process, two at
-a time. All of its durable steps are tried: about 170, in about a minute of two idle cores. EVERMODEL_CRASH_EVERY=7
+a time. All of its durable steps are tried: about 180, in a minute and a half of two idle cores. EVERMODEL_CRASH_EVERY=7
 tries every seventh, for a hasty machine. That the judge sees is shown by safeguards that are switched off.
 """
 
