@@ -37,7 +37,6 @@ from evermodel.data.simulator import Simulator
 from evermodel.errors import EvermodelError
 from evermodel.journey import Project
 from evermodel.retraining.launch import QUIET, launch, training_parameters
-from evermodel.retraining.lease import this_process
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 
@@ -76,7 +75,7 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
     demo.say(f"project {project.profile.root}, use case {NAME}")
     _history(demo, settings.history)
     days = _days(case, settings.history.end, settings.live_windows)
-    todo = [day for day in days if not _is_done(demo, day)]
+    todo = [day for day in days if not storage.exists(_marker(demo, day))]
     demo.reused += [f"live day {day.start:%m-%d}" for day in days if day not in todo]
     if todo or project.ledger().champion(case.name) is None:
         with feast_applied(demo), ray() as address:
@@ -176,7 +175,6 @@ def _first_champion(demo: Demo, window: Window) -> None:
         mode="from_scratch",
         reason="the first champion",
         now=window.end,
-        owner=this_process("demo"),
     )
     done = launch(demo.project.profile, "training", parameters, log_name="demo-first")
     champion = demo.project.ledger().champion(demo.case.name)
@@ -189,14 +187,9 @@ def _cached(steps: int) -> str:
     return f" ({steps} steps from the cache)" if steps else ""
 
 
-def _is_done(demo: Demo, day: Window) -> bool:
-    """Whether a day was served, looked at, decided on, and what followed is finished."""
-    ledger = demo.project.ledger()
-    decided = [decision for decision in ledger.decisions(demo.case.name) if decision.at == day.end]
-    if not decided or all(report.window != day for report in ledger.windows(demo.case.name)):
-        return False
-    finished = {run.key for run in ledger.runs(demo.case.name) if run.finished is not None}
-    return all(decision.action == "keep" or decision.retrain_key in finished for decision in decided)
+def _marker(demo: Demo, day: Window) -> str:
+    """Written when all of a day is done: what a second run looks at."""
+    return demo.project.profile.place(demo.case.name, "demo", "days", f"{day.start:%Y-%m-%d}.json")
 
 
 def _live_day(demo: Demo, day: Window) -> None:
@@ -218,10 +211,10 @@ def _live_day(demo: Demo, day: Window) -> None:
         "use_case": demo.uri,
         "window": f"{day.start.isoformat()}..{day.end.isoformat()}",
         "now": day.end.isoformat(),
-        "owner": this_process("demo"),
     }
     done = launch(demo.project.profile, "monitoring", parameters, log_name=f"demo-{day.start:%m-%d}")
     _tell_day(demo, day, done.cached_steps)
+    storage.write_text(_marker(demo, day), day.to_json())
 
 
 def _wait_for_log(demo: Demo, day: Window, rows: int) -> None:
@@ -236,7 +229,7 @@ def _wait_for_log(demo: Demo, day: Window, rows: int) -> None:
 
 def _tell_day(demo: Demo, day: Window, cached: int) -> None:
     ledger = demo.project.ledger()
-    decision = [found for found in ledger.decisions(demo.case.name) if found.at == day.end][-1]
+    decision = ledger.decisions(demo.case.name)[-1]  # perhaps an earlier day's: a keep that repeats is one row
     text = f"day {day.start:%m-%d}: {decision.action} ({decision.diagnosis}): {decision.reason}"
     if decision.action == "retrain":
         run = next(run for run in ledger.runs(demo.case.name) if run.key == decision.retrain_key)

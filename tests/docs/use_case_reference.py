@@ -35,7 +35,7 @@ sections are checked by `evermodel.data.simulation`, with the same kind of error
 FEATURES = """## features
 
 What a model sees, each a column (a window makes one a span, named `{name}_{span}`). Every kind takes these keys, and those of its own
-below; without `kind` it is a column. `encode` says how it becomes an input: `numeric` standardises, `embed` learns a vector a seen
+below. `encode` says how it becomes an input: `numeric` standardises, `embed` learns a vector a seen
 value, `hash` a vector a bucket, `bins` a vector a quantile bin, `none` leaves it to crosses and custom features.
 
 """

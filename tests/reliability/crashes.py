@@ -9,6 +9,7 @@ switched off.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -331,6 +332,8 @@ def main() -> None:
     problems = check(root / "whole", digests)
     assert not problems, problems
     warm(root / "whole")
+    gc.collect()
+    gc.freeze()  # what is there is shared with the children, until a collection would touch it
     children = []
     for number in range(options.workers):
         child = os.fork()

@@ -9,7 +9,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,9 +21,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def crashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where the machine has a place for it: a process that is killed loses nothing that it has written."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path_factory.mktemp("crashes")
+        return
+    with TemporaryDirectory(dir=memory, prefix="evermodel-crashes-") as place:
+        yield Path(place)
+
+
+@pytest.fixture(scope="module")
+def crashes(folder: Path) -> dict[str, Any]:
     program = Path(__file__).with_name("crashes.py")
-    command = [sys.executable, str(program), str(tmp_path_factory.mktemp("crashes")), "--every", str(EVERY)]
+    command = [sys.executable, str(program), str(folder), "--every", str(EVERY)]
     paths = {**os.environ, "PYTHONPATH": str(program.parents[1])}
     done = subprocess.run(command, env=paths, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

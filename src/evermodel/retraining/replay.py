@@ -210,14 +210,15 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     now = window.end
     if now >= history.end:
         return  # history is over: nobody would be served by a new champion
-    alerts = _look(life, now)
+    raised = _look(life, now)
     standing = life.ledger.standing(life.use_case, now=now, new_rows=_new_rows(life, history, now))
     due = schedule_alert(life.use_case, standing, now=now)
     if due is not None and life.ledger.record_alert(due, now=now):
-        alerts.append(due)
-    life.alerts.extend(alerts)
+        raised.append(due)
+    life.alerts.extend(raised)
     if life.policy == "static":
         return
+    alerts = life.ledger.alerts(life.use_case.name, champion=standing.champion)
     decision = decide(life.use_case, alerts, standing, now=now)
     life.ledger.record_decision(decision)
     if decision.action == "retrain":
@@ -227,7 +228,6 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
 def _look(life: Life, now: datetime) -> list[Alert]:
     """Monitor the newest window, and once more each older one whose labels have all come since the last look."""
     maturity = timedelta(microseconds=life.use_case.maturity)
-    known = set()
     found: list[Alert] = []
     for window, served, release in life.served:
         newest = window.end == now
@@ -240,7 +240,6 @@ def _look(life: Life, now: datetime) -> list[Alert]:
         for alert in report.alerts:
             if (newest or alert.kind == "performance") and life.ledger.record_alert(alert, now=now):
                 found.append(alert)
-                known.add(alert.id)
     life.looked = now
     return found
 
