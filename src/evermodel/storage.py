@@ -1,24 +1,31 @@
 """The only module that opens paths: local ones and any that pyarrow.fs can reach by URI (`s3://bucket/key?endpoint_override=…`).
 
 A write is whole or not there: locally temp + fsync + rename, on an object store one put. `create_*` fails with
-ConflictError where the name exists: it is the compare-and-set that the event log and the bundles commit with.
+ConflictError where the name exists: it is the compare-and-set that the event log and the bundles commit with. On S3 that
+is a conditional put (`If-None-Match: *`), which pyarrow can't: puts go through boto3, all else through pyarrow.fs. Both
+find their credentials by AWS's own chain (`AWS_SHARED_CREDENTIALS_FILE`), never in a URI.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import IO
-from urllib.parse import unquote, urlsplit
+from typing import IO, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from evermodel.errors import ConflictError, IntegrityError
+from evermodel.errors import ConflictError, IntegrityError, UseCaseError
 from evermodel.failpoint import failpoint
+
+ROUNDS = 5  # of a conditional put that the store asks us to try again
 
 
 def join(uri: str | Path, *parts: str) -> str:
@@ -35,9 +42,26 @@ def local_path(uri: str | Path) -> Path | None:
     return None if "://" in text else Path(text)
 
 
+def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI and the path in it, for an engine that takes the two apart, as Ray does."""
+    if (path := local_path(uri)) is not None:
+        return fs.LocalFileSystem(), str(path.absolute())
+    return _remote(str(uri))
+
+
 def _remote(uri: str) -> tuple[fs.FileSystem, str]:
-    system, key = fs.FileSystem.from_uri(uri)
-    return system, str(key)
+    parts = urlsplit(uri)
+    if parts.scheme != "s3":
+        system, key = fs.FileSystem.from_uri(uri)
+        return system, str(key)
+    query = f"?{parts.query}" if parts.query else ""
+    return _bucket(f"s3://{parts.netloc}{query}"), parts.netloc + unquote(parts.path).rstrip("/")
+
+
+@lru_cache(maxsize=32)
+def _bucket(uri: str) -> fs.FileSystem:
+    """One client, with its connections, for all of a bucket's URIs."""
+    return fs.FileSystem.from_uri(uri)[0]
 
 
 def exists(uri: str | Path) -> bool:
@@ -87,11 +111,9 @@ def create_bytes(uri: str | Path, data: bytes) -> None:
 def _put(uri: str | Path, data: bytes, *, exclusive: bool) -> None:
     path = local_path(uri)
     if path is None:
-        system, key = _remote(str(uri))
-        if exclusive and exists(uri):
-            raise ConflictError(f"{uri} is already there")
-        with system.open_output_stream(key) as stream:
-            stream.write(data)
+        failpoint(f"storage.{'create' if exclusive else 'write'}.before_put")
+        _put_object(str(uri), data, exclusive=exclusive)
+        failpoint(f"storage.{'create' if exclusive else 'write'}.after_put")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -119,6 +141,61 @@ def _link(temporary: str, path: Path) -> None:
         raise ConflictError(f"{path} is already there") from None
 
 
+def _put_object(uri: str, data: bytes, *, exclusive: bool) -> None:
+    """One put, of all or nothing, where a stream that breaks may leave a part under the name."""
+    parts = urlsplit(uri)
+    if parts.scheme != "s3":
+        raise UseCaseError(f"{uri}: {parts.scheme}:// is read only, its puts can't be exclusive; use a path or s3://")
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+
+    name = {"Bucket": parts.netloc, "Key": unquote(parts.path).strip("/")}
+    token = uuid4().hex  # tells our own put, whose answer was lost, from somebody else's
+    condition = {"IfNoneMatch": "*"} if exclusive else {}
+    client = _client(parts.query)
+    for attempt in range(ROUNDS):
+        try:
+            client.put_object(**name, Body=data, Metadata={"put": token}, **condition)
+            return
+        except ClientError as error:
+            if not exclusive or _status(error) not in (409, 412):
+                raise OSError(f"{uri}: {error}") from error
+        except BotoCoreError as error:
+            raise OSError(f"{uri}: {error}") from error
+        try:
+            if client.head_object(**name)["Metadata"].get("put") == token:
+                return
+            break
+        except (ClientError, BotoCoreError):  # the put that was before ours isn't to be seen yet
+            time.sleep(0.05 * 2**attempt)
+    raise ConflictError(f"{uri} is already there")
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+@lru_cache(maxsize=32)
+def _client(query: str) -> Any:
+    """The S3 client for the endpoint that a URI's query names, as pyarrow reads it."""
+    import boto3  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    wanted = {key: values[0] for key, values in parse_qs(query).items()}
+    endpoint = wanted.get("endpoint_override")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{wanted.get('scheme', 'https')}://{endpoint}"
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 4},
+        s3={"addressing_style": "path"} if endpoint else {},
+        request_checksum_calculation="when_required",  # what we keep has digests of its own
+        response_checksum_validation="when_required",
+        max_pool_connections=16,
+    )
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=wanted.get("region"), config=config)
+
+
 def _sync_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -135,9 +212,7 @@ def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
         )
     head, question, query = str(uri).partition("?")
     system, key = _remote(str(uri))
-    if system.get_file_info(key).type == fs.FileType.NotFound:
-        return []
-    found = system.get_file_info(fs.FileSelector(key, recursive=True))
+    found = system.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
     names = (info.path[len(key) :] for info in found if info.type == fs.FileType.File)
     return sorted(head.rstrip("/") + name + question + query for name in names if name.endswith(suffix))
 
@@ -164,7 +239,8 @@ def delete_tree(uri: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     system, key = _remote(str(uri))
-    system.delete_dir(key)
+    with suppress(FileNotFoundError):
+        system.delete_dir(key)
 
 
 def write_table(uri: str | Path, table: pa.Table) -> str:

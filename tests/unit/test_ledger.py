@@ -1,13 +1,17 @@
-"""The ledger: compare-and-set, one row however often it is asked, one run a key, and a chain that shows tampering."""
+"""The ledger: compare-and-set, one row however often it is asked, one run a key, and a chain that shows tampering.
+
+Every test runs on SQLite, and on PostgreSQL where its programs are installed.
+"""
 
 import multiprocessing
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Server, database_url, postgresql_server
+from sqlalchemy import text
 
 from evermodel import use_case
 from evermodel.artifacts import (
@@ -24,6 +28,8 @@ from evermodel.artifacts import (
 )
 from evermodel.errors import ConflictError, IntegrityError, UseCaseError
 from evermodel.ledger import Ledger, link
+from evermodel.ledger_tables import make_engine, writing
+from evermodel.migrations import migrate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -77,9 +83,42 @@ def retrain(day: int, champion: str, at: datetime = NOW, reason: str = "drift") 
     )
 
 
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[tuple[Server, str]]:
+    """A server, and the name of a migrated database in it that others are copies of."""
+    with postgresql_server() as server:
+        url = database_url(server)
+        migrate(url)
+        dispose(url)
+        yield server, url.partition("?")[0].rpartition("/")[2]
+
+
+def dispose(url: str) -> None:
+    """Close what this process has open to a database."""
+    make_engine(url).dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a new ledger may be."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/state/ledger.db"
+        return
+    server, template = request.getfixturevalue("postgresql")
+    found = database_url(server, template=template)
+    yield found
+    dispose(found)
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{tmp_path}/state/ledger.db")
+def ledger(url: str) -> Ledger:
+    return Ledger(url)
+
+
+def alter(ledger: Ledger, statement: str, **values: Any) -> int:
+    """What somebody with the database's password can do; how many rows it changed."""
+    with writing(ledger._engine, "test") as connection:
+        return connection.execute(text(statement), values).rowcount
 
 
 def standing_case(k: int = 1, n: int = 3) -> use_case.UseCase:
@@ -182,32 +221,34 @@ def test_the_challenger_is_the_newest_child_of_the_champion_that_was_not_rejecte
         "select use_case, at, payload, 4, release, chain from promotions where version = 3",
     ],
 )
-def test_a_tampered_chain_is_found(ledger: Ledger, tmp_path: Path, tampering: str) -> None:
+def test_a_tampered_chain_is_found(ledger: Ledger, tampering: str) -> None:
     previous = None
     for name in "abc":
         promote(ledger, release(name), previous)
         previous = release(name).id
     assert ledger.verify_chain(CASE) == []
-    with sqlite3.connect(tmp_path / "state" / "ledger.db") as connection:
-        assert connection.execute(tampering).rowcount == 1
-    connection.close()
+    assert alter(ledger, tampering) == 1
     assert ledger.verify_chain(CASE)
 
 
-def test_a_row_taken_out_is_found_even_where_the_chain_was_written_anew(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_row_taken_out_is_found_even_where_the_chain_was_written_anew(ledger: Ledger) -> None:
     previous = None
     for name in "abc":
         previous = promote(ledger, release(name), previous).release.id
     first, _, third = ledger.promotions(CASE)
     forged = third.model_copy(update={"version": 2})
     forged = forged.model_copy(update={"chain": link(first.chain, forged.to_json())})
-    with sqlite3.connect(tmp_path / "state" / "ledger.db") as connection:
-        connection.execute("delete from promotions where version > 1")
-        connection.execute(
-            "insert into promotions (use_case, at, payload, version, release, chain) values (?, ?, ?, 2, ?, ?)",
-            (CASE, micros(NOW), forged.to_json(), forged.release.id, forged.chain),
-        )
-    connection.close()
+    assert alter(ledger, "delete from promotions where version > 1") == 2
+    alter(
+        ledger,
+        "insert into promotions (use_case, at, payload, version, release, chain)"
+        " values (:use_case, :at, :payload, 2, :release, :chain)",
+        use_case=CASE,
+        at=micros(NOW),
+        payload=forged.to_json(),
+        release=forged.release.id,
+        chain=forged.chain,
+    )
     (problem,) = ledger.verify_chain(CASE)
     assert "the row before made" in problem
 
@@ -403,12 +444,11 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
 # the file ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_of_another_schema_is_refused(ledger: Ledger, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "state" / "ledger.db") as connection:
-        connection.execute("update evermodel_schema set version = 99")
-    connection.close()
-    with pytest.raises(IntegrityError, match="schema 99"):
+def test_a_ledger_of_a_newer_schema_is_refused(ledger: Ledger) -> None:
+    alter(ledger, "update alembic_version set version_num = '9999'")
+    with pytest.raises(IntegrityError, match="schema 9999"):
         Ledger(ledger.url)
+    assert migrate(ledger.url) == ("9999", "9999"), "left as it is"
 
 
 def test_a_ledger_in_memory_is_refused() -> None:
@@ -437,7 +477,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     return [found[i] for i in range(count)]
 
 
-def test_processes_make_the_schema_together(tmp_path: Path) -> None:
+def test_processes_make_a_file_together(tmp_path: Path) -> None:
     for round_ in range(5):
         url = f"sqlite:///{tmp_path}/{round_}/ledger.db"
         assert together(8, lambda i, url=url: Ledger(url).champion(CASE)) == [None] * 8

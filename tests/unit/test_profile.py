@@ -51,6 +51,37 @@ def test_state_elsewhere_takes_what_lies_in_it_along(root: Path) -> None:
     profile = load_profile(root)
     assert profile.place("fraud") == "s3://models/evermodel/fraud"
     assert profile.ledger_url == "postgresql://db/evermodel"
+    with pytest.raises(UseCaseError, match="name an `online_store`"):
+        _ = profile.online_features
+    with pytest.raises(UseCaseError, match="name a local folder as `scratch`"):
+        _ = profile.scratch_folder
+
+
+def test_what_is_thrown_away_lies_with_the_state_or_where_it_is_said(root: Path) -> None:
+    assert load_profile(root).scratch_folder == root / ".evermodel"
+    (root / "evermodel.yaml").write_text("state: s3://models/evermodel\nscratch: /tmp/evermodel\n")
+    assert load_profile(root).scratch_folder == Path("/tmp/evermodel")
+
+
+def test_a_password_is_named_by_its_file_and_never_read_here(root: Path) -> None:
+    (root / "evermodel.yaml").write_text(
+        "ledger: postgresql+psycopg://evermodel@db/evermodel?sslmode=require\n"
+        "ledger_password_file: /secrets/postgresql/password\n"
+        "online_store: redis://redis:6379/0\n"
+    )
+    profile = load_profile(root)
+    assert profile.ledger_url.endswith("/evermodel?sslmode=require&password_file=/secrets/postgresql/password")
+    assert profile.online_features == "redis://redis:6379/0"
+
+
+def test_a_password_in_a_uri_is_not_shown(root: Path) -> None:
+    (root / "evermodel.yaml").write_text(
+        "ledger: postgresql://anna:canary@db/evermodel\nonline_store: redis://:canary@redis:6379/0\n"
+    )
+    profile = load_profile(root)
+    shown = profile.model_dump(mode="json")
+    assert "canary" not in str(shown) and "canary" in profile.ledger_url
+    assert shown["ledger"] == "postgresql://anna:***@db/evermodel"
 
 
 def test_the_environment_wins_over_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 A view's numbers lie in one blob of float64 (NaN is null), its texts in one JSON list, so a look-up of many entities is
 one indexed query and one `frombuffer`; Feast's own SQLite store keeps and scans a row for each feature.
-`features.online` offers the same file to Feast as an online store.
+`features.repository` offers the same file to Feast as an online store, and `features.redis_store` is the same in Redis.
 
 A write never goes back in time: per entity, a row with an older or equal event time is skipped (Redis does the same).
 """
@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,27 @@ class Packed:
             return [row[index] for row in self.texts]
         values = self.numbers[:, self.number_names.index(name)]
         return [None if np.isnan(value) else float(value) for value in values]
+
+
+class Store(Protocol):
+    """What an online store of packed views does; see `PackedStore`, and `redis_store.RedisStore`."""
+
+    def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None: ...
+
+    def drop(self, view: str) -> None: ...
+
+    def write(
+        self,
+        view: str,
+        keys: Sequence[Key],
+        event_times: np.ndarray,
+        numbers: np.ndarray,
+        texts: Sequence[Sequence[str | None]],
+    ) -> None: ...
+
+    def read(self, view: str, keys: Sequence[Key]) -> Packed: ...
+
+    def close(self) -> None: ...
 
 
 class PackedStore:
@@ -92,10 +113,7 @@ class PackedStore:
         texts: Sequence[Sequence[str | None]],
     ) -> None:
         """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older or equal event time changes nothing."""
-        number_names, text_names = self._view(view)
-        matrix = np.ascontiguousarray(numbers, dtype=np.float64)
-        if matrix.shape != (len(keys), len(number_names)) or any(len(row) != len(text_names) for row in texts):
-            raise FeatureStoreError(f"view {view!r} has {len(number_names)} numbers and {len(text_names)} texts a row")
+        matrix = check_rows(view, self._view(view), len(keys), numbers, texts)
         rows = [
             (view, str(key), int(time), row.tobytes(), json.dumps(list(text)))
             for key, time, row, text in zip(keys, event_times, matrix, texts, strict=True)
@@ -150,6 +168,20 @@ class PackedStore:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._connection)
+
+
+def check_rows(
+    view: str,
+    names: tuple[Sequence[str], Sequence[str]],
+    count: int,
+    numbers: np.ndarray,
+    texts: Sequence[Sequence[str | None]],
+) -> np.ndarray:
+    """The numbers as float64[count, numbers of the view]; FeatureStoreError where they or the texts don't fit it."""
+    matrix = np.ascontiguousarray(numbers, dtype=np.float64)
+    if matrix.shape != (count, len(names[0])) or any(len(row) != len(names[1]) for row in texts):
+        raise FeatureStoreError(f"view {view!r} has {len(names[0])} numbers and {len(names[1])} texts a row")
+    return matrix
 
 
 class _Transaction:

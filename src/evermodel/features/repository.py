@@ -1,22 +1,28 @@
 """The Feast repository, built from the use-case files: the only module that imports Feast.
 
 Feast holds the definitions and serves those who already use it; the hot paths are `features.online` and
-`features.point_in_time`, on the same stores with the same values. `PackedOnlineStore` is a Feast plugin that any Feast
-project can name in its `feature_store.yaml`:
+`features.point_in_time`, on the same stores with the same values. `PackedOnlineStore` and `PackedRedisOnlineStore` are
+Feast plugins that any Feast project can name in its `feature_store.yaml`:
 
     online_store: {type: evermodel.features.repository.PackedOnlineStore, path: data/online.db}
+    online_store: {type: evermodel.features.repository.PackedRedisOnlineStore, uri: "redis://…", password_file: …}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
+import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.infra.online_stores.online_store import OnlineStore
@@ -28,8 +34,9 @@ from feast.types import Bool, Float32, Float64, Int32, Int64, String
 from evermodel import storage
 from evermodel.artifacts import canonical_json, from_micros, micros
 from evermodel.errors import FeatureStoreError
-from evermodel.features.online import View, empty_snapshot, views
-from evermodel.features.packed_store import PackedStore
+from evermodel.features.online import View, empty_snapshot, open_store, views
+from evermodel.features.packed_store import PackedStore, Store
+from evermodel.passfile import write_passfile
 from evermodel.use_case import UseCase
 
 _FIELDS = {Float64: "double_val", Float32: "float_val", Int64: "int64_val", Int32: "int32_val", Bool: "bool_val"}
@@ -60,9 +67,11 @@ def _view(case: UseCase, view: View, offline_root: str) -> tuple[Entity, FileSou
     folder = storage.join(offline_root, view.name)
     if not storage.list_files(folder):  # Feast reads the columns of the files that are there
         storage.write_table(storage.join(folder, "schema.parquet"), empty_snapshot(view))
+    path, _, query = folder.partition("?")  # Feast takes an S3 endpoint apart from its path
     source = FileSource(
         name=f"{view.name}_files",
-        path=folder,
+        path=path,
+        s3_endpoint_override=parse_qs(query).get("endpoint_override", [None])[0],
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created",
@@ -80,12 +89,48 @@ def _view(case: UseCase, view: View, offline_root: str) -> tuple[Entity, FileSou
     )
 
 
-def apply(repo: str | Path, use_cases: Iterable[UseCase], offline_root: str) -> list[str]:
-    """Register the definitions with the repository's registry (the one applier); the names, sorted."""
+def apply(
+    repo: str | Path,
+    use_cases: Iterable[UseCase],
+    offline_root: str,
+    *,
+    file: str = "feature_store.yaml",
+    places: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Register the definitions with the repository's registry (the one applier); the names, sorted.
+
+    file: the one in `repo` that names the stores; `places` fills in its `${NAME}`. A PostgreSQL URL among them may
+    name a `password_file`.
+    """
     found = definitions(use_cases, offline_root)
-    with chdir(repo):  # the registry's SQLite path is relative to it, as it is for the feast command
-        FeatureStore(repo_path=".").apply(list(found.values()))
+    with (
+        chdir(repo),
+        TemporaryDirectory() as folder,
+    ):  # the registry's SQLite path is relative, as for the feast command
+        filled = {name: _with_passfile(place, folder) for name, place in (places or {}).items()}
+        store = open_feast(".", file=file, places=filled)
+        try:
+            store.apply(list(found.values()))
+        finally:
+            for engine in ("write_engine", "read_engine"):  # Feast never closes them
+                if hasattr(store.registry, engine):
+                    getattr(store.registry, engine).dispose()
     return sorted(found)
+
+
+def open_feast(
+    repo: str | Path, *, file: str = "feature_store.yaml", places: Mapping[str, str] | None = None
+) -> FeatureStore:
+    """Feast's own store of a repository."""
+    text = Template(storage.read_text(Path(repo) / file)).safe_substitute({**os.environ, **(places or {})})
+    return FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=Path(repo).absolute()))
+
+
+def _with_passfile(place: str, folder: str) -> str:
+    if not place.startswith("postgresql"):
+        return place
+    url, passfile = write_passfile(place, folder)
+    return url if passfile is None else f"{url}{'&' if '?' in url else '?'}passfile={passfile}"
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
@@ -98,9 +143,9 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 class PackedOnlineStore(OnlineStore):
     """Feast's side of `features.packed_store`: one blob an entity instead of one row a feature."""
 
-    _store: PackedStore | None = None
+    _store: Store | None = None
 
-    def _open(self, config: RepoConfig) -> PackedStore:
+    def _open(self, config: RepoConfig) -> Store:
         if self._store is None:
             path = Path(config.online_store.path)
             self._store = PackedStore(path if path.is_absolute() else Path(config.repo_path or ".") / path)
@@ -168,6 +213,28 @@ class PackedOnlineStore(OnlineStore):
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         for table in tables:
             self._open(config).drop(table.name)
+
+
+class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
+    """`type: evermodel.features.repository.PackedRedisOnlineStore`, where it is, and the file of its password."""
+
+    type: Literal["evermodel.features.repository.PackedRedisOnlineStore"] = (
+        "evermodel.features.repository.PackedRedisOnlineStore"
+    )
+    uri: str = "redis://127.0.0.1:6379/0"
+    password_file: str | None = None
+    timeout_s: float = 5.0
+
+
+class PackedRedisOnlineStore(PackedOnlineStore):
+    """The same in Redis: Feast's side of `features.redis_store`."""
+
+    def _open(self, config: RepoConfig) -> Store:
+        if self._store is None:
+            place = config.online_store
+            password_file = place.password_file or None  # empty, where a place was filled in with nothing
+            self._store = open_store(place.uri, password_file=password_file, timeout_s=place.timeout_s)
+        return self._store
 
 
 def _names(table: FeatureView) -> tuple[list[str], list[str]]:
