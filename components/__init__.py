@@ -10,7 +10,12 @@ from functools import partial
 
 from kfp import dsl
 
-#: Set EVERMODEL_IMAGE to `name@sha256:…` when compiling for a cluster.
+#: Set both to `name@sha256:…` when compiling for a cluster: an image without torch, and one with it.
 IMAGE = os.environ.get("EVERMODEL_IMAGE", "evermodel-python:local")
+RAY_IMAGE = os.environ.get("EVERMODEL_RAY_IMAGE", IMAGE)
+#: Where training has a Ray cluster of its own (the profile's `ray_job`), the step only waits for it.
+TRAIN_IMAGE = IMAGE if os.environ.get("EVERMODEL_RAY_JOB") else RAY_IMAGE
 
 component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
+scoring_component = partial(dsl.component, base_image=RAY_IMAGE, install_kfp_package=False)
+training_component = partial(dsl.component, base_image=TRAIN_IMAGE, install_kfp_package=False)

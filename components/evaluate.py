@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import component
+from components import scoring_component
 
 
-@component
+@scoring_component
 def evaluate(
     plan: str,
     training_set: str,

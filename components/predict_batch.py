@@ -1,9 +1,9 @@
 """Score the rows of a window with the champion on Ray Data; as many rows come out as went in."""
 
-from components import component
+from components import scoring_component
 
 
-@component
+@scoring_component
 def predict_batch(use_case: str, use_case_digest: str, window: str, now: str) -> str:
     from evermodel import journey
     from evermodel.arguments import moment, span

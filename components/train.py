@@ -1,9 +1,9 @@
 """Train every objective of the use case, from the parent's whole state or from scratch; leaves the release."""
 
-from components import component
+from components import training_component
 
 
-@component
+@training_component
 def train(plan: str, training_set: str) -> str:
     from evermodel import journey
     from evermodel.artifacts import Plan, TrainingSet

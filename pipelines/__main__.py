@@ -1,4 +1,4 @@
-"""`python -m pipelines compile|run|submit`: the same pipelines to IR YAML, through kfp.local, or to a KFP endpoint."""
+"""`python -m pipelines compile|run|submit|schedule`: the same pipelines to IR YAML, through kfp.local, or on Kubeflow Pipelines."""
 
 import logging
 import os
@@ -16,27 +16,36 @@ from evermodel.errors import EvermodelError, UseCaseError, nearest
 from evermodel.journey import Project
 from evermodel.ledger import Failure
 from evermodel.profile import load_profile
-from evermodel.retraining.lease import this_process
-from pipelines.batch_prediction import batch_prediction
-from pipelines.materialize import materialize
-from pipelines.monitoring import monitoring
-from pipelines.training import training
+from evermodel.retraining.jobs import take_over
+from pipelines.platform import PLATFORM
 
-PIPELINES: dict[str, BaseComponent] = {
-    "training": training,
-    "monitoring": monitoring,
-    "materialize": materialize,
-    "batch_prediction": batch_prediction,
-}
+NAMES = ("training", "monitoring", "materialize", "batch_prediction")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Parameters = Annotated[list[str], typer.Argument(help="name=value …: the pipeline's parameters")]
+OnPlatform = Annotated[Path | None, typer.Option("--platform", help="what the cluster adds to each step, as YAML")]
+Endpoint = Annotated[str | None, typer.Option(envvar="KFP_ENDPOINT", help="default: the profile's kfp_endpoint")]
+
+
+def pipelines(platform: Path | None = None) -> dict[str, BaseComponent]:
+    """Name → pipeline, traced now: what a platform adds is in them from then on."""
+    if platform is not None:
+        os.environ[PLATFORM] = str(platform.resolve())
+    from pipelines.batch_prediction import batch_prediction
+    from pipelines.materialize import materialize
+    from pipelines.monitoring import monitoring
+    from pipelines.training import training
+
+    return dict(zip(NAMES, (training, monitoring, materialize, batch_prediction), strict=True))
 
 
 @app.command("compile")
-def compile_all(out: Annotated[Path, typer.Option(help="folder for the IR YAML")] = Path("pipelines/compiled")) -> None:
+def compile_all(
+    out: Annotated[Path, typer.Option(help="folder for the IR YAML")] = Path("pipelines/compiled"),
+    platform: OnPlatform = None,
+) -> None:
     """Write every pipeline's IR YAML."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, pipeline in PIPELINES.items():
+    for name, pipeline in pipelines(platform).items():
         compiler.Compiler().compile(pipeline, str(out / f"{name}.yaml"))
         print(out / f"{name}.yaml")
 
@@ -44,43 +53,69 @@ def compile_all(out: Annotated[Path, typer.Option(help="folder for the IR YAML")
 @app.command()
 def run(name: str, parameters: Parameters) -> None:
     """Run a pipeline here, each step a subprocess; steps whose inputs haven't changed are taken from the cache."""
+    os.environ.pop(PLATFORM, None)  # of a cluster; kfp.local is none
     pipeline, values = _read(name, parameters)
+    project = Project.open()
+    _, case = project.find(values["use_case"])
     if "owner" in (pipeline.component_spec.inputs or {}) and not values.get("owner"):
-        values["owner"] = this_process("pipeline")  # it outlives the steps: a lease of a dead one is given back
-    before = len(_errors(values["use_case"]))
-    profile = load_profile()
-    root = Path(profile.state_uri) / "pipelines"
-    os.chdir(profile.root)
+        values["owner"] = take_over(project.ledger(), case.name)  # it outlives the steps
+    before = len(_errors(project, case.name))
+    os.chdir(project.profile.root)
+    root = project.profile.scratch_folder / "pipelines"
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True, enable_caching=True)
     try:
         pipeline(**values)
     except RuntimeError as error:  # kfp says which task, the step has said why
-        said = _errors(values["use_case"])[before:]
+        said = _errors(project, case.name)[before:]
         cause = f" in {said[-1].where}: {said[-1].message}" if said else f": {error}"
         raise EvermodelError(f"pipeline {name} failed{cause}") from None
 
 
-def _errors(use_case: str) -> list[Failure]:
-    project = Project.open()
-    _, case = project.find(use_case)
-    return project.ledger().errors(case.name)
+def _errors(project: Project, use_case: str) -> list[Failure]:
+    return project.ledger().errors(use_case)
 
 
 @app.command()
-def submit(name: str, parameters: Parameters, endpoint: Annotated[str, typer.Option(envvar="KFP_ENDPOINT")]) -> None:
-    """Start a run on a Kubeflow Pipelines endpoint; prints its id."""
-    from kfp.client import Client
+def submit(
+    name: str,
+    parameters: Parameters,
+    endpoint: Endpoint = None,
+    wait: Annotated[bool, typer.Option("--wait", help="come back when it has ended; 1 where it has failed")] = False,
+    platform: OnPlatform = None,
+) -> None:
+    """Start a run on a Kubeflow Pipelines endpoint (or find the one of these parameters); prints its id."""
+    from pipelines import submit as kfp
 
-    pipeline, values = _read(name, parameters)
-    result = Client(host=endpoint).create_run_from_pipeline_func(pipeline, arguments=values)
-    print(result.run_id)
+    pipeline, values = _read(name, parameters, platform=platform)
+    client = kfp.connect(load_profile(), endpoint)
+    run_id = kfp.submit(client, name, pipeline, values)
+    print(run_id, flush=True)
+    if wait:
+        client.wait(run_id, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _read(name: str, parameters: list[str]) -> tuple[BaseComponent, dict[str, str]]:
-    if name not in PIPELINES:
-        raise typer.BadParameter(f"no pipeline {name!r}; {nearest(name, PIPELINES)}")
-    known = PIPELINES[name].component_spec.inputs or {}
+@app.command()
+def schedule(
+    name: str,
+    parameters: Parameters,
+    cron: Annotated[str, typer.Option(help="six fields, seconds first: '0 0 * * * *' is hourly")],
+    endpoint: Endpoint = None,
+    platform: OnPlatform = None,
+) -> None:
+    """Have a Kubeflow Pipelines endpoint run it again and again; missed times aren't made up for. Prints its id."""
+    from pipelines import submit as kfp
+
+    pipeline, values = _read(name, parameters, platform=platform)
+    values.pop("now")  # each run reads the clock
+    print(kfp.schedule(kfp.connect(load_profile(), endpoint), name, pipeline, cron, values))
+
+
+def _read(name: str, parameters: list[str], *, platform: Path | None = None) -> tuple[BaseComponent, dict[str, str]]:
+    if name not in NAMES:
+        raise typer.BadParameter(f"no pipeline {name!r}; {nearest(name, NAMES)}")
+    pipeline = pipelines(platform)[name]
+    known = pipeline.component_spec.inputs or {}
     values = {}
     for parameter in parameters:
         key, equals, value = parameter.partition("=")
@@ -91,7 +126,7 @@ def _read(name: str, parameters: list[str]) -> tuple[BaseComponent, dict[str, st
         raise typer.BadParameter(f"{name} needs {' and '.join(f'{key}=…' for key in missing)}")
     if not values.get("now"):
         values["now"] = moment("").isoformat()  # read once, for all its steps
-    return PIPELINES[name], values
+    return pipeline, values
 
 
 def main() -> None:

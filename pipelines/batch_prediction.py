@@ -3,6 +3,7 @@
 from kfp import dsl
 
 from components.predict_batch import predict_batch
+from pipelines.platform import on_cluster
 
 
 @dsl.pipeline(name="batch-prediction", description="Score a window of rows with the champion.")
@@ -15,4 +16,5 @@ def batch_prediction(use_case: str, window: str, use_case_digest: str = "", now:
         use_case_digest: Digest of its content; empty accepts whatever the file says now.
         now: The time that the run takes for the present; empty takes the clock's.
     """
-    predict_batch(use_case=use_case, use_case_digest=use_case_digest, window=window, now=now).set_caching_options(False)
+    scored = predict_batch(use_case=use_case, use_case_digest=use_case_digest, window=window, now=now)
+    on_cluster(scored, heavy=True).set_caching_options(False)

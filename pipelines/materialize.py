@@ -4,6 +4,7 @@ from kfp import dsl
 
 from components.ingest import ingest
 from components.materialize import materialize as step
+from pipelines.platform import on_cluster
 
 
 @dsl.pipeline(name="materialize", description="Ingest what is new, and bring the online store up to date.")
@@ -17,5 +18,6 @@ def materialize(use_case: str, data_dir: str, use_case_digest: str = "", now: st
         now: The time that the run takes for the present; empty takes the clock's.
     """
     events = ingest(use_case=use_case, use_case_digest=use_case_digest, data_dir=data_dir, now=now)
-    events.set_caching_options(False)
-    step(use_case=use_case, use_case_digest=use_case_digest, now=now).set_caching_options(False).after(events)
+    on_cluster(events).set_caching_options(False)
+    features = step(use_case=use_case, use_case_digest=use_case_digest, now=now)
+    on_cluster(features).set_caching_options(False).after(events)

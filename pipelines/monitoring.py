@@ -4,6 +4,7 @@ from kfp import dsl
 
 from components.decide import decide
 from components.monitor import monitor
+from pipelines.platform import on_cluster
 from pipelines.training import training
 
 
@@ -21,10 +22,9 @@ def monitoring(
         owner: Who holds the lease of a training run that follows.
     """
     looked = monitor(use_case=use_case, use_case_digest=use_case_digest, window=window, now=now)
-    looked.set_caching_options(False)
-    decision = decide(
-        use_case=use_case, use_case_digest=use_case_digest, report=looked.outputs["Output"], now=now
-    ).set_caching_options(False)
+    on_cluster(looked).set_caching_options(False)
+    decision = decide(use_case=use_case, use_case_digest=use_case_digest, report=looked.outputs["Output"], now=now)
+    on_cluster(decision).set_caching_options(False)
     with dsl.If(decision.outputs["Output"] == "retrain", name="retrain"):
         training(
             use_case=use_case,

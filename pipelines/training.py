@@ -8,6 +8,7 @@ from components.plan_run import plan_run
 from components.promote import promote
 from components.register import register
 from components.train import train
+from pipelines.platform import on_cluster
 
 
 @dsl.pipeline(name="training", description="Train a challenger and promote it if it passes the gate.")
@@ -48,14 +49,16 @@ def training(
         reason=reason,
         now=now,
         owner=owner,
-    ).set_caching_options(False)
+    )
+    on_cluster(planned).set_caching_options(False)
     plan = planned.outputs["plan"]
     with dsl.If(planned.outputs["Output"] == "yes", name="granted"):
-        rows = build_training_set(plan=plan)
-        release = train(plan=plan, training_set=rows.output)
-        report = evaluate(plan=plan, training_set=rows.output, release=release.output)
+        rows = on_cluster(build_training_set(plan=plan))
+        release = on_cluster(train(plan=plan, training_set=rows.output), heavy=True)
+        report = on_cluster(evaluate(plan=plan, training_set=rows.output, release=release.output), heavy=True)
         registered = register(plan=plan, release=release.output, report=report.outputs["Output"])
-        registered.set_caching_options(False)
-        promote(
+        on_cluster(registered).set_caching_options(False)
+        promoted = promote(
             plan=plan, release=release.output, report=report.outputs["Output"], registered=registered.output
-        ).set_caching_options(False)
+        )
+        on_cluster(promoted).set_caching_options(False)

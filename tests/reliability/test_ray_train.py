@@ -3,6 +3,7 @@
 One Ray for all tests here. A fit of small rows is nearly all start-up.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,7 +132,7 @@ def test_one_worker_gives_the_plain_loops_bits(case: UseCase, turn: TurnRows, tm
     plain, one = fit(case, turn, tmp_path / "plain", 0), fit(case, turn, tmp_path / "one", 1)
     assert one.ref.digest == plain.ref.digest
     assert one.seconds > 0 and one.losses == plain.losses
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {one.ref.uri.rsplit("/", 1)[1]}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {one.ref.uri.rsplit("/", 1)[1], "workers.json"}
 
 
 def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: TurnRows, tmp_path: Path) -> None:
@@ -154,6 +155,9 @@ def test_a_lost_worker_goes_on_from_its_last_epoch(turn: TurnRows, tmp_path: Pat
     lost = fit(falls, turn, tmp_path / "lost", 1)
     assert marker.exists()
     assert lost.ref.digest == plain.ref.digest
+    ranks = json.loads((tmp_path / "lost" / "workers.json").read_text())
+    assert [(one["rank"], one["epoch"]) for one in ranks] == [(0, 0), (0, 2)], "it fell in the third epoch"
+    assert all(one["node"] for one in ranks)
 
 
 def test_tuning_tries_what_its_seed_suggests(case: UseCase, turn: TurnRows, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,19 @@ def test_a_fork_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         failpoint("in the parent, armed far away")
     assert _dies_at(3, tries=3), "the parent's five hits are not the child's"
     assert not _dies_at(4, tries=3)
+
+
+def test_one_is_told_by_name_and_is_passed_by_whoever_comes_after(tmp_path: Path) -> None:
+    log = tmp_path / "hit"
+
+    def lives() -> int:
+        child = os.fork()
+        if child == 0:
+            os.environ.update(EVERMODEL_FAILPOINT="step 1:2", EVERMODEL_FAILPOINT_LOG=str(log))
+            for number in (1, 2, 2, 1, 3):
+                failpoint(f"step {number}")
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert [lives(), lives()] == [-signal.SIGKILL, 7]
+    assert log.read_text() == "step 1\n"

@@ -1,7 +1,9 @@
 """Start a pipeline run and read its result from the ledger: an orchestrator's own status doesn't carry the cause.
 
-The run is a subprocess of its own (`python -m pipelines run …`) with its output in a log file, so that what it prints
-never mixes with what a command prints.
+One seam, three launchers, by the profile: `local` runs the pipeline in a subprocess of its own (`python -m pipelines
+run …`) with its output in a log file, so that what it prints never mixes with what a command prints; `job` has a
+Kubernetes Job do the same; `kfp` submits it to Kubeflow Pipelines (`python -m pipelines submit … --wait`, a subprocess
+too: the library never imports kfp).
 """
 
 from __future__ import annotations
@@ -31,21 +33,44 @@ class Launched:
 
 def launch(profile: Profile, pipeline: str, parameters: dict[str, str], *, log_name: str) -> Launched:
     """Run a pipeline to its end; EvermodelError with the cause, or the log's last lines, where it fails."""
-    log = Path(storage.join(profile.state_uri, "runs", f"{log_name}.log"))
+    log = profile.scratch_folder / "runs" / f"{log_name}.log"
     storage.make_folder(log.parent)
-    command = [sys.executable, "-m", "pipelines", "run", pipeline, *(f"{k}={v}" for k, v in parameters.items())]
+    if profile.launcher == "job":
+        returncode = _in_a_job(profile, pipeline, parameters, log)
+    else:
+        returncode = _in_a_subprocess(profile, pipeline, parameters, log)
+    text = storage.read_text(log)
+    if returncode != 0:
+        raise EvermodelError(_why(pipeline, text, log))
+    return Launched(returncode, str(log), text.count(" cache hit (key="))
+
+
+def _in_a_subprocess(profile: Profile, pipeline: str, parameters: dict[str, str], log: Path) -> int:
+    verb = ["submit", "--wait"] if profile.launcher == "kfp" else ["run"]
+    given = {key: value for key, value in parameters.items() if verb == ["run"] or key != "owner"}
+    command = [sys.executable, "-m", "pipelines", *verb, pipeline, *(f"{k}={v}" for k, v in given.items())]
     with storage.open_log(log) as output:
         done = subprocess.run(
             command, cwd=profile.root, env=environment(profile), stdout=output, stderr=subprocess.STDOUT
         )
-    text = storage.read_text(log)
-    if done.returncode != 0:
-        lines = text.strip().splitlines()
-        if lines and lines[-1].startswith("error: "):  # it said why, in one line
-            raise EvermodelError(f"{lines[-1].removeprefix('error: ')} (log: {log})")
-        tail = "\n".join(lines[-15:])
-        raise EvermodelError(f"pipeline {pipeline} failed (log: {log}):\n{tail}")
-    return Launched(done.returncode, str(log), text.count(" cache hit (key="))
+    return done.returncode
+
+
+def _in_a_job(profile: Profile, pipeline: str, parameters: dict[str, str], log: Path) -> int:
+    from evermodel.retraining.jobs import run_job
+
+    done = run_job(profile, pipeline, parameters)
+    told = done.log if done.succeeded or done.log else f"error: Job {done.name} failed: {done.reason}\n"
+    storage.write_text(log, told)
+    return 0 if done.succeeded else 1
+
+
+def _why(pipeline: str, text: str, log: Path) -> str:
+    lines = text.strip().splitlines()
+    if lines and lines[-1].startswith("error: "):  # it said why, in one line
+        return f"{lines[-1].removeprefix('error: ')} (log: {log})"
+    tail = "\n".join(lines[-15:])
+    return f"pipeline {pipeline} failed (log: {log}):\n{tail}"
 
 
 def environment(profile: Profile) -> dict[str, str]:

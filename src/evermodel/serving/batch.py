@@ -7,6 +7,7 @@ content, so a task that Ray runs twice writes it twice over; only what the manif
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ class BatchManifest(Artifact):
     use_case: str
     release: str
     rows_uri: str
+    rows_digest: str | None = None  # of the rows' file, where whoever asked has said it
     rows_in: int
     rows_out: int
     parts: tuple[Ref, ...]
@@ -80,6 +82,7 @@ def predict_batch(
     out_uri: str,
     *,
     batch_size: int,
+    rows_digest: str | None = None,
     num_gpus: float = 0,
     concurrency: int = 1,
 ) -> BatchManifest:
@@ -90,14 +93,20 @@ def predict_batch(
     target = storage.join(out_uri, MANIFEST)
     if storage.exists(target):
         done = BatchManifest.from_json(storage.read_text(target))
-        if (done.release, done.rows_uri) == (release.id, rows_uri):
+        if (done.release, done.rows_uri, done.rows_digest) == (release.id, rows_uri, rows_digest):
             return done
     rows_in = storage.count_rows(rows_uri)
     parts, rows_out = _run(use_case, release, rows_uri, out_uri, batch_size, num_gpus, concurrency)
     if rows_in != rows_out:
         raise IntegrityError(f"{rows_uri}: {rows_in} rows in, {rows_out} out; {out_uri} has no manifest")
     manifest = BatchManifest(
-        use_case=use_case.name, release=release.id, rows_uri=rows_uri, rows_in=rows_in, rows_out=rows_out, parts=parts
+        use_case=use_case.name,
+        release=release.id,
+        rows_uri=rows_uri,
+        rows_digest=rows_digest,
+        rows_in=rows_in,
+        rows_out=rows_out,
+        parts=parts,
     )
     storage.write_text(target, manifest.to_json())
     return manifest
@@ -118,11 +127,13 @@ def _run(
 
     for name in ("ray", "ray.data"):  # what Ray says of itself is no answer, and not for whoever reads ours in a pipe
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if not ray.is_initialized():  # RAY_ADDRESS names one where there is one; only a local one can have no dashboard
+        local = None if os.environ.get("RAY_ADDRESS", "local") != "local" else False
+        ray.init(include_dashboard=local, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # less than a CPU each: reading and scoring must fit beside each other, and beside Serve, on two
-    rows = ray.data.read_parquet(rows_uri, num_cpus=0.25)
+    filesystem, key = storage.filesystem(rows_uri)
+    rows = ray.data.read_parquet(key, filesystem=filesystem, num_cpus=0.25)
     written = rows.map_batches(
         ScoreRows,
         batch_size=batch_size,
@@ -130,6 +141,7 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=concurrency),
         num_cpus=0.5,
         num_gpus=num_gpus or None,
+        scheduling_strategy="SPREAD",
         fn_constructor_kwargs={
             "use_case": use_case.model_dump_json(),
             "release": release.to_json(),

@@ -4,12 +4,16 @@ Every worker begins the turn from the same references (Parquet rows, the parent'
 slice of each global batch, and gradients are summed by gloo. After each epoch rank 0 leaves a checkpoint with a digest
 for each file; a worker that is lost is started again, and all go on from the last whole checkpoint. A run is named by
 what it trains, so that asking again after a crash of the driver goes on as well. (Patience starts counting anew then.)
+
+Rows, checkpoints and progress lie below `out`, on any storage that all workers reach; Ray is given the same filesystem.
+`workers.json` says afterwards which node each rank was on and the epoch that it went on from.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +34,7 @@ from evermodel import storage
 from evermodel.artifacts import BundleRef, Mode, TrainingSet, canonical_json, sha256
 from evermodel.bundle import Bundle, open_bundle
 from evermodel.errors import IntegrityError, StateError
+from evermodel.failpoint import failpoint
 from evermodel.features import training_set
 from evermodel.training import loop, state
 from evermodel.training.loop import Learner, Outcome
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 3
 RECORD, WEIGHTS, STATE = "learner.json", "weights.safetensors", "state.safetensors"
+WORKERS = "workers.json"
 
 
 def fit(
@@ -57,7 +63,8 @@ def fit(
 ) -> Outcome:
     """Train `start.learner` in place on `num_workers` workers. `out`: below it the run keeps rows and checkpoints.
 
-    Uses the Ray that is running, the one that RAY_ADDRESS names, or a local one for the time of this call.
+    Uses the Ray that is running, the one that RAY_ADDRESS names, or a local one for the time of this call. Workers are
+    spread over nodes as far as there are any: one that is lost takes few with it.
     """
     place = storage.join(out, "run")
     rows = training_set.save(use_case, turn, storage.join(place, "rows"))
@@ -68,18 +75,21 @@ def fit(
         "mode": mode,
         "parent": parent.ref.to_json() if parent is not None else None,
         "seed": seed,
+        "place": place,
     }
     digest = sha256(canonical_json(job | {"workers": num_workers}).encode())[:16]
     with running_ray(num_workers):
         trainer = TorchTrainer(
             _work,
             train_loop_config=job,
-            scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers, resources_per_worker={"CPU": 1}, placement_strategy="SPREAD"
+            ),
             torch_config=TorchConfig(backend="gloo"),
             run_config=RunConfig(
                 name=f"{objective}-{digest}",
-                storage_path=absolute(place),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                **ray_storage(place),
             ),
         )
         result = trainer.fit()
@@ -90,8 +100,22 @@ def fit(
         with result.checkpoint.as_directory() as folder:
             learner, outcome = _read(Path(folder), start)
     start.learner.__dict__.update(learner.__dict__)
-    storage.delete_tree(place)
+    storage.write_text(storage.join(out, WORKERS), _workers(place))
+    _clean_up(place)
     return outcome
+
+
+def _clean_up(place: str) -> None:
+    """Files first: a gateway on a folder lists folders as objects, and refuses to delete one that isn't empty yet."""
+    for uri in storage.list_files(place):
+        storage.delete_file(uri)
+    storage.delete_tree(place)
+
+
+def _workers(place: str) -> str:
+    """Where each rank was, in the order in which they began: one that was started again is there twice."""
+    found = [json.loads(storage.read_text(uri)) for uri in storage.list_files(storage.join(place, "workers"))]
+    return canonical_json(sorted(found, key=lambda one: (one["epoch"], one["rank"], one["node"])))
 
 
 def _work(job: dict[str, Any]) -> None:
@@ -110,11 +134,14 @@ def _work(job: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             learner, before = _read(Path(folder), start)
     losses: list[float] = list(before.losses)
+    _sign(job["place"], before.epochs)
 
     def leave(current: Learner, loss: float) -> None:
         losses.append(loss)
         done = Outcome(len(losses), len(losses) * len(start.data), 0.0, tuple(losses))
+        failpoint("train.epoch")
         _report(current, done)
+        _tell(job["place"], f"{job['objective']}: epoch {done.epochs} of {start.epochs}, loss {loss:.6f}")
 
     outcome = loop.run(
         learner,
@@ -135,6 +162,19 @@ def _work(job: dict[str, Any]) -> None:
         outcome.validation,
     )
     _report(learner, whole)
+
+
+def _sign(place: str, epoch: int) -> None:
+    """Leave which node this rank is on, and from which epoch it goes on."""
+    rank, node = ray.train.get_context().get_world_rank(), os.environ.get("NODE_NAME") or socket.gethostname()
+    record = canonical_json({"rank": rank, "node": node, "epoch": epoch})
+    storage.write_text(storage.join(place, "workers", f"{epoch}-{rank}-{node}.json"), record)
+
+
+def _tell(place: str, line: str) -> None:
+    """How far it is, for whoever waits elsewhere."""
+    if ray.train.get_context().get_world_rank() == 0:
+        storage.write_text(storage.join(place, "progress.txt"), line + "\n")
 
 
 class Gloo:
@@ -169,6 +209,7 @@ def _write(folder: Path, learner: Learner, outcome: Outcome) -> None:
     }
     for name, data in files.items():
         storage.write_bytes(folder / name, data)
+        failpoint("train.checkpoint")
     digests = {name: sha256(data) for name, data in files.items()}
     record = {"scalars": scalars, "outcome": asdict(outcome), "sha256": digests}
     storage.write_text(folder / RECORD, canonical_json(record))
@@ -207,6 +248,14 @@ def running_ray(num_workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def ray_storage(uri: str) -> dict[str, Any]:
+    """A place as Ray's RunConfig takes it: a whole path where it is local, else a filesystem and a path in it."""
+    if storage.local_path(uri) is not None:
+        return {"storage_path": absolute(uri)}
+    filesystem, key = storage.filesystem(uri)
+    return {"storage_path": key, "storage_filesystem": filesystem}
 
 
 def absolute(uri: str) -> str:
