@@ -27,6 +27,7 @@ from ray.serve.schema import LoggingConfig
 
 from evermodel import storage
 from evermodel import use_case as use_cases
+from evermodel.credentials import Tokens
 from evermodel.errors import ServingError
 from evermodel.serving.answers import Answer, Choice, Question
 from evermodel.serving.api import create_api
@@ -49,7 +50,9 @@ class AppArgs(BaseModel):
     use_cases: dict[str, str] = Field(min_length=1, description="name → URI of its use-case file")
     state: str = Field(description="request logs go to {state}/{use case}/requests")
     ledger: str | None = Field(None, description="SQLAlchemy URL; its champions go live by themselves")
-    online_store: str | None = Field(None, description="path of the packed online store; may hold {use_case}")
+    online_store: str | None = Field(None, description="path or redis:// of the online store; may hold {use_case}")
+    online_store_password_file: str | None = Field(None, description="the file of its password")
+    tokens_file: str | None = Field(None, description="who may call, see evermodel.credentials; absent: everybody")
     poll_seconds: float = Field(1.0, gt=0)
     simulated_time: bool = Field(False, description="take the present from each request's `at`")
     ingress_replicas: int = Field(1, ge=1)
@@ -105,7 +108,7 @@ class Models:
         from evermodel.bundle import open_release
 
         cases = {name: use_cases.load(uri) for name, uri in args.use_cases.items()}
-        readers = {name: _reader(case, args.online_store) for name, case in cases.items()}
+        readers = {name: _reader(case, args) for name, case in cases.items()}
         self._live = LiveModels(cases, readers, opener=open_release, clock=_now)
         self._answer.set_max_batch_size(max(case.serving.max_batch_size for case in cases.values()))  # type: ignore[attr-defined]
         self._answer.set_batch_wait_timeout_s(min(case.serving.batch_wait for case in cases.values()) * 1e-6)  # type: ignore[attr-defined]
@@ -154,7 +157,9 @@ class Models:
         return parts
 
     async def status(self) -> dict[str, Any]:
-        return self._live.status()
+        """What this replica has live. One of several answers: it says which one, and how many there are."""
+        context = serve.get_replica_context()
+        return {**self._live.status(), "replica": context.replica_tag, "replicas": context.world_size}
 
     async def check_health(self) -> None:
         """Predict: a replica whose event loop or models are stuck is not healthy, whatever its port says."""
@@ -175,9 +180,16 @@ class Ingress:
         logs = {name: _log(name, args) for name in cases}
         self._args, self._models = args, models
         self._desk = Desk(cases, self._ask, logs, max_waiting=args.max_ongoing_requests)
+        self._tokens = Tokens.from_file(args.tokens_file) if args.tokens_file else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._desk, ready=self._ready, clock=_now, simulated_time=self._args.simulated_time)
+        return create_api(
+            self._desk,
+            ready=self._ready,
+            clock=_now,
+            simulated_time=self._args.simulated_time,
+            tokens=self._tokens,
+        )
 
     async def _ask(self, name: str, questions: Sequence[Question], choice: Choice) -> Sequence[Answer]:
         try:
@@ -217,14 +229,15 @@ def _now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-def _reader(case: UseCase, online_store: str | None) -> FeatureReader:
+def _reader(case: UseCase, args: AppArgs) -> FeatureReader:
     if not stored_columns(case):
         return GivenFeatures(case, {})
-    if online_store is None:
+    if args.online_store is None:
         raise ServingError("bad_args", f"{case.name} has window features and needs one", field="online_store")
     from evermodel.features.online import OnlineStore
 
-    return OnlineStore(case, online_store.format(use_case=case.name))
+    uri = args.online_store.format(use_case=case.name)
+    return OnlineStore(case, uri, password_file=args.online_store_password_file)
 
 
 def _log(name: str, args: AppArgs) -> RequestLog:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evermodel.credentials import Refusal, Role, Tokens, admit
 from evermodel.errors import ServingError, nearest
 from evermodel.serving.answers import Answer, Choice, questions_of
 from evermodel.serving.desk import Desk
@@ -44,6 +45,8 @@ from evermodel.use_case import UseCase
 
 MAX_BYTES = 8 * 1024 * 1024
 STATUS = {"overloaded": 429, "unknown_use_case": 404, "not_rankable": 404, "not_ready": 503}
+#: Open whatever tokens there are: they say that this process answers, and whether it is ready.
+OPEN = frozenset({"/healthz", "/readyz"})
 WORDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "not_json"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
@@ -57,12 +60,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 Ready = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
-def create_api(desk: Desk, *, ready: Ready, clock: Callable[[], datetime], simulated_time: bool = False) -> FastAPI:
-    """The app over a desk. `ready`: `LiveModels.status`, wherever that lives; `simulated_time`: a request may say `at`."""
+def create_api(
+    desk: Desk,
+    *,
+    ready: Ready,
+    clock: Callable[[], datetime],
+    simulated_time: bool = False,
+    tokens: Tokens | None = None,
+) -> FastAPI:
+    """The app over a desk. `ready`: `LiveModels.status`, wherever that lives; `simulated_time`: a request may say `at`;
+    `tokens`: who may call (None: everybody who can reach this)."""
     api = FastAPI(title="Evermodel", version="1", description="Predictions by id; see each use case's own routes.")
-    api.add_middleware(Door, desk=desk)
+    api.add_middleware(Door, desk=desk, tokens=tokens)
     _add_errors(api, desk)
-    _add_probes(api, desk, ready)
+    _add_probes(api, desk, ready, tokens)
     for name, use_case in desk.use_cases.items():
         _add_predict(api, desk, name, use_case, clock, simulated_time)
         if is_rankable(use_case):
@@ -81,10 +92,11 @@ def create_api(desk: Desk, *, ready: Ready, clock: Callable[[], datetime], simul
 
 
 class Door:
-    """Turns away bodies that are too large, and counts and times every request of a use case."""
+    """Turns away who has no token where one is needed, and bodies that are too large; counts and times every request
+    of a use case."""
 
-    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
-        self._app, self._desk = app, desk
+    def __init__(self, app: ASGIApp, *, desk: Desk, tokens: Tokens | None) -> None:
+        self._app, self._desk, self._tokens = app, desk, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,13 +111,24 @@ class Door:
             await send(message)
 
         try:
-            if _length(scope) > MAX_BYTES:
+            if (no := self._refusal(scope)) is not None:
+                why = Problem(code=no.code, field=None, reason=no.reason)
+                headers = {"WWW-Authenticate": "Bearer"} if no.status == 401 else None
+                await _problem(no.status, why, headers)(scope, receive, watched)
+            elif _length(scope) > MAX_BYTES:
                 why = Problem(code="too_large", field=None, reason=f"a body has at most {MAX_BYTES} bytes")
                 await JSONResponse(why.model_dump(), 413)(scope, receive, watched)
             else:
                 await self._app(scope, receive, watched)
         finally:
             self._count(scope["path"], status, time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """None: come in. Whatever isn't `OPEN` needs a token, a path that isn't there too."""
+        if self._tokens is None or scope["path"] in OPEN:
+            return None
+        answer = admit(self._tokens, _authorization(scope), _roles(scope["path"]))
+        return answer if isinstance(answer, Refusal) else None
 
     def _count(self, path: str, status: int, seconds: float) -> None:
         steps = path.strip("/").split("/")
@@ -117,6 +140,19 @@ class Door:
         ):
             self._desk.metrics.requests.labels(steps[1], steps[2], str(status)).inc()
             self._desk.metrics.seconds.labels(steps[1], steps[2]).observe(seconds)
+
+
+def _roles(path: str) -> frozenset[Role]:
+    """Who may use a path: predictions are the callers', figures are Prometheus' and people's."""
+    if path == "/metrics":
+        return frozenset({"viewer", "service", "admin"})
+    return frozenset({"caller", "admin"})
+
+
+def _authorization(scope: Scope) -> str | None:
+    """The request's one `Authorization` header; of two, none is believed."""
+    found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+    return found[0] if len(found) == 1 else None
 
 
 def _length(scope: Scope) -> int:
@@ -172,19 +208,20 @@ def _add_rank(
     api.post(f"/v1/{name}/rank", responses=ERRORS, summary=summary, operation_id=f"{name}_rank")(rank)
 
 
-def _add_probes(api: FastAPI, desk: Desk, ready: Ready) -> None:
+def _add_probes(api: FastAPI, desk: Desk, ready: Ready, tokens: Tokens | None) -> None:
     @api.get("/healthz", summary="Whether this process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @api.get("/readyz", summary="Which releases are live", responses={503: {"description": "A use case has no model"}})
-    async def readyz(response: Response) -> dict[str, Any]:
+    async def readyz(request: Request, response: Response) -> dict[str, Any]:
         try:
             status = dict(await ready())
         except Exception:  # the models' process is gone: that is the answer
             status = {"ready": False, "error": "the models don't answer", "use_cases": {}}
         response.status_code = 200 if status["ready"] else 503
-        return status
+        known = tokens is None or tokens.check(_authorization(request.scope)) is not None
+        return status if known else {"ready": status["ready"]}
 
     @api.get("/metrics", summary="Figures of this process", response_class=Response)
     async def metrics() -> Response:

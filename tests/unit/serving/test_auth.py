@@ -1,0 +1,93 @@
+"""Serving with tokens: nothing but the probes answers without one, and each role gets what is its own."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving_cases import NOW, Client, lines, shop, view
+
+from evermodel.credentials import Tokens
+from evermodel.serving.answers import Answer
+from evermodel.serving.api import create_api
+from evermodel.serving.desk import Desk
+from evermodel.serving.predictor import GivenFeatures, Predictor
+from evermodel.serving.request_log import RequestLog
+
+ITEMS = {"item": {"i1": {"views_1d": 3.0, "event_time": NOW}}}
+ROUTES = [
+    ("POST", "/v1/shop/predict"),
+    ("POST", "/v1/shop/rank"),
+    ("POST", "/v1/nowhere/predict"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/nowhere"),
+    ("GET", "/healthz/"),
+]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("auth")
+    roles = {"app": "caller", "prom": "service", "am": "alertmanager"}
+    entries = [
+        {"name": name, "role": role, "sha256": hashlib.sha256(f"token-{name}".encode()).hexdigest()}
+        for name, role in roles.items()
+    ]
+    (folder / "tokens.json").write_text(json.dumps(entries))
+    predictor = Predictor(shop(), lines(shop()), GivenFeatures(shop(), ITEMS))
+
+    async def ask(_name: str, questions: Any, choice: Any) -> list[Answer]:
+        return predictor.answer(questions, choice)
+
+    async def ready() -> dict[str, Any]:
+        return {"ready": True, "use_cases": {"shop": {"release": "abc"}}, "replica": "r1", "replicas": 2}
+
+    desk = Desk({"shop": shop()}, ask, {"shop": RequestLog(str(folder / "log"), flush_seconds=60)})
+    yield Client(create_api(desk, ready=ready, clock=lambda: NOW, tokens=Tokens.from_file(folder / "tokens.json")))
+    desk.close()
+
+
+def ask(client: Client, method: str, path: str, token: str | None, **more: Any) -> httpx.Response:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    return client._request(method, path, headers=headers, **more)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("token", [None, "wrong", ""])
+def test_no_route_answers_without_a_known_token(client: Client, method: str, path: str, token: str | None) -> None:
+    answer = ask(client, method, path, token)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token", "status"),
+    [
+        ("POST", "/v1/shop/predict", "token-app", 200),
+        ("POST", "/v1/shop/predict", "token-prom", 403),
+        ("POST", "/v1/shop/predict", "token-am", 403),
+        ("GET", "/metrics", "token-prom", 200),
+        ("GET", "/metrics", "token-app", 403),
+        ("GET", "/openapi.json", "token-app", 200),
+        ("GET", "/nowhere", "token-app", 404),
+    ],
+)
+def test_a_role_gets_what_is_its_own(client: Client, method: str, path: str, token: str, status: int) -> None:
+    body = {"json": {"rows": [view()]}} if method == "POST" else {}
+    assert ask(client, method, path, token, **body).status_code == status
+
+
+def test_two_tokens_are_none(client: Client) -> None:
+    headers = [("authorization", "Bearer token-app"), ("authorization", "Bearer wrong")]
+    assert client._request("GET", "/openapi.json", headers=headers).status_code == 401
+
+
+def test_probes_are_open_and_say_no_more_than_they_must(client: Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"ready": True}
+    assert ask(client, "GET", "/readyz", "wrong").json() == {"ready": True}
+    assert ask(client, "GET", "/readyz", "token-prom").json()["replicas"] == 2
