@@ -30,6 +30,8 @@ features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and t
 config_app = typer.Typer(no_args_is_help=True, help="What is in force, and what may be written.")
 app.add_typer(features_app, name="features")
 app.add_typer(config_app, name="config")
+ledger_app = typer.Typer(no_args_is_help=True, help="The ledger's own upkeep.")
+app.add_typer(ledger_app, name="ledger")
 
 UseCaseName = Annotated[str, typer.Argument(metavar="USE_CASE", help="name, path or URI of a use-case file")]
 DataDir = Annotated[str, typer.Option("--data", help="folder that the sources' paths are relative to")]
@@ -78,6 +80,48 @@ def ingest(use_case: UseCaseName, data: DataDir = ".", now: Now = "", output: Ou
 
     reports = journey.ingest(Project.open(), use_case, data_dir=data, now=moment(now))
     show([report.model_dump(mode="json") for report in reports], output)
+
+
+@app.command("ingest-stream")
+def ingest_stream(
+    use_case: Annotated[list[str], typer.Argument(metavar="USE_CASE...")],
+    host: Annotated[str, typer.Option(help="where /metrics and /healthz answer: counts, no data")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="of /metrics and /healthz")] = 9100,
+    group: Annotated[str, typer.Option(help="Kafka's consumer group")] = "evermodel-ingester",
+    batch_rows: Annotated[int, typer.Option(min=1, help="a batch is committed at so many rows")] = 5000,
+    batch_seconds: Annotated[float, typer.Option(help="or so long after its first one")] = 2.0,
+    refresh_seconds: Annotated[float, typer.Option(help="online features follow at most so often")] = 5.0,
+    simulated_time: Annotated[bool, typer.Option(help="take the newest event's time for the present")] = False,
+) -> None:
+    """Take the topics `<use case>.<source>` of the profile's broker into the event logs, until interrupted."""
+    import logging
+
+    from evermodel import journey
+    from evermodel.data import kafka
+    from evermodel.data.stream import newest_event, streams
+    from evermodel.data.stream_status import StreamStatus
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    project = Project.open()
+    if project.profile.broker is None:
+        raise UseCaseError("the profile names no broker: write `broker: host:9092` into evermodel.yaml")
+    cases = {case.name: (uri, case) for uri, case in map(project.find, use_case)}
+
+    def refresh(name: str) -> None:
+        uri, case = cases[name]
+        newest = newest_event(case, project.log(case)) if simulated_time else None
+        journey.materialize(project, uri, now=newest or moment(""))
+
+    ingester = kafka.StreamIngester(
+        kafka.consumer(project.profile.broker, group),
+        [stream for _, case in cases.values() for stream in streams(case, project.log(case))],
+        refresh=refresh,
+        clock=lambda: moment(""),
+        status=StreamStatus(),
+        pace=kafka.Pace(batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds),
+    )
+    with ingester.status.serve(host, port):
+        ingester.run(kafka.until_terminated())
 
 
 @features_app.command("apply")
@@ -350,6 +394,24 @@ def why(use_case: UseCaseName, output: Output = "table") -> None:
         for decision in project.ledger().decisions(case.name)
     ]
     show(rows, output)
+
+
+@ledger_app.command("migrate")
+def ledger_migrate(output: Output = "table") -> None:
+    """Bring the ledger's tables up to this version's: before a new version starts, while the old one still runs."""
+    from evermodel.migrations import migrate
+
+    before, after = migrate(Project.open().profile.ledger_url)
+    show({"before": before or "none", "now": after}, output)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="of 127.0.0.1")] = 8080) -> None:
+    """The ledger as a web page on 127.0.0.1, until interrupted: champions, decisions, retrain, promote, roll back."""
+    from evermodel.control.__main__ import serve as show_page
+
+    print(f"http://127.0.0.1:{port}", file=sys.stderr)
+    show_page(Project.open(), port=port)
 
 
 @config_app.command("show")

@@ -197,7 +197,8 @@ def _live_day(demo: Demo, day: Window) -> None:
     before = demo.project.ledger().champion(demo.case.name)
     _wait_for(demo, before.id if before else "")
     candidates = demo.simulator.requests(day)
-    impressions = demo.simulator.shown(candidates, _ranked(demo, candidates))
+    scores = ranked(demo.case, candidates, f"http://127.0.0.1:{demo.port}")
+    impressions = demo.simulator.shown(candidates, scores)
     tables = {demo.case.predict.source: impressions}
     tables[simulation(demo.case).outcomes.source] = demo.simulator.outcomes(impressions)
     for name, table in tables.items():
@@ -238,30 +239,31 @@ def _tell_day(demo: Demo, day: Window, cached: int) -> None:
     demo.say(text + _cached(cached))
 
 
-def _ranked(demo: Demo, candidates: pa.Table) -> np.ndarray:
-    """The score of each candidate as the API gives it; NaN where it wasn't among the answered ones."""
-    request, item = demo.case.predict.group, demo.case.predict.item
+def ranked(case: UseCase, candidates: pa.Table, url: str, *, token: str | None = None) -> np.ndarray:
+    """The score of each candidate as the API at `url` gives it; -inf where it wasn't among the answered ones."""
+    request, item = case.predict.group, case.predict.item
     assert request is not None and item is not None
-    shown = simulation(demo.case).traffic.shown
+    shown = simulation(case).traffic.shown
     rows = candidates.to_pylist()
     by_request: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_request.setdefault(row[request], []).append(index)
     scores = np.full(len(rows), -np.inf)
-    url = f"http://127.0.0.1:{demo.port}/v1/{demo.case.name}/rank"
-    with httpx.Client(timeout=10) as client, ThreadPoolExecutor(CLIENTS) as pool:
-        bodies = [
-            (indexes, rank_body(demo.case, [rows[i] for i in indexes], k=shown)) for indexes in by_request.values()
-        ]
-        for (indexes, _), answer in zip(bodies, pool.map(lambda body: _ask(client, url, body[1]), bodies), strict=True):
-            place = {rows[index][item]: index for index in indexes}
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
+    place = f"{url}/v1/{case.name}/rank"
+    with httpx.Client(timeout=10, headers=headers) as client, ThreadPoolExecutor(CLIENTS) as pool:
+        bodies = [(indexes, rank_body(case, [rows[i] for i in indexes], k=shown)) for indexes in by_request.values()]
+        for (indexes, _), answer in zip(
+            bodies, pool.map(lambda body: _ask(client, place, body[1]), bodies), strict=True
+        ):
+            candidate = {rows[index][item]: index for index in indexes}
             for answered in answer["ranking"]:
-                scores[place[answered["item"]]] = answered["score"]
+                scores[candidate[answered["item"]]] = answered["score"]
     return scores
 
 
 def _ask(client: httpx.Client, url: str, body: str) -> dict[str, Any]:
-    response = client.post(url, content=body, headers={"content-type": "application/json"})
+    response = client.post(url, content=body)
     if response.status_code != 200:
         raise EvermodelError(f"{url}: {response.status_code} {response.text}")
     answer: dict[str, Any] = response.json()

@@ -71,8 +71,6 @@ class Project:
         return EventLog(self.profile.place(case.name, "events"))
 
     def ledger(self) -> Ledger:
-        if self.profile.ledger_url.startswith("sqlite:///"):
-            storage.make_folder(Path(self.profile.ledger_url.removeprefix("sqlite:///")).parent)
         return Ledger(self.profile.ledger_url)
 
     def turn(self, plan: Plan, *parts: str) -> str:
@@ -228,23 +226,21 @@ def _leakage(case: UseCase, rows: training_sets.TurnRows) -> str:
 
 
 def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
-    """Train every objective; the release, with its bundles, lies in the run's folder."""
-    from evermodel.training.release import train_release
+    """Train every objective; the release, with its bundles, lies in the run's folder. Here, or on a Ray of its own."""
+    from evermodel import job
 
-    _, case = project.find(plan.use_case_uri)
-    trained = train_release(
-        case,
-        training_sets.load(rows),
-        parent=bundle.open_release(plan.parent) if plan.parent else None,
-        mode=plan.mode,
-        trigger=plan.trigger,
-        now=plan.now,
-        out=project.turn(plan),
-        num_workers=project.profile.num_workers,
-        reason=plan.reason,
-    )
-    project.ledger().record_release(trained.release, now=plan.now)
-    return trained.release
+    profile, out = project.profile, project.turn(plan)
+    if profile.ray_job:
+        from evermodel.retraining.rayjob import on_ray
+
+        storage.write_text(storage.join(out, "plan.json"), plan.to_json())
+        storage.write_text(storage.join(out, "training_set.json"), rows.to_json())
+        on_ray(profile, "train", out, key=plan.key, use_case=plan.use_case)
+        release = Release.from_json(storage.read_text(storage.join(out, "release.json")))
+    else:
+        release = job.train(plan, rows, out=out, num_workers=profile.num_workers)
+    project.ledger().record_release(release, now=plan.now)
+    return release
 
 
 def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) -> EvaluationReport:
@@ -491,28 +487,43 @@ def mode_of(text: str) -> Mode | None:
 
 
 def predict_batch(project: Project, reference: str, *, window: Window | None, now: datetime) -> str:
-    """Score a window's rows with the champion; the URI of the Parquet folder."""
-    from evermodel.serving.batch import predict_batch as score
+    """Score a window's rows with the champion; the URI of the Parquet folder. Here, or on a Ray of its own."""
+    from evermodel import job
 
-    _, case = project.find(reference)
+    uri, case = project.find(reference)
     champion = project.ledger().champion(case.name)
     if champion is None or window is None:
         raise UseCaseError(f"{case.name}: batch prediction needs a champion and a window (START..END)")
     rows = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
     home = project.profile.place(case.name, "predictions", champion.id, str(window).replace(":", ""))
     rows_uri = storage.join(home, "rows.parquet")
-    storage.write_table(rows_uri, rows)
-    score(case, champion, rows_uri, storage.join(home, "scores"), batch_size=4096)
-    return storage.join(home, "scores")
+    digest = storage.write_table(rows_uri, rows)
+    batch = job.Batch(
+        use_case_uri=uri,
+        use_case_digest=case.digest(),
+        release=champion,
+        rows_uri=rows_uri,
+        rows_digest=digest,
+        out_uri=storage.join(home, "scores"),
+    )
+    if project.profile.ray_job:
+        from evermodel.retraining.rayjob import on_ray
+
+        storage.write_text(storage.join(home, "batch.json"), batch.to_json())
+        on_ray(project.profile, "predict-batch", home, key=batch.content_digest()[:16], use_case=case.name)
+    else:
+        job.predict_batch(batch, num_actors=max(project.profile.num_workers, 1))
+    return batch.out_uri
 
 
 def materialize(project: Project, reference: str, *, now: datetime) -> int:
     """Bring the online store up to `now`; how many entities were written."""
     from evermodel.features.online import materialize as write
-    from evermodel.features.packed_store import PackedStore
+    from evermodel.features.online import open_store
 
     _, case = project.find(reference)
-    store = PackedStore(project.profile.online_features)
+    profile = project.profile
+    store = open_store(profile.online_features, password_file=profile.online_store_password_file)
     return write(case, project.log(case), store, offline_root=project.profile.offline_features, now=now)
 
 
@@ -520,9 +531,15 @@ def apply_features(project: Project) -> list[str]:
     """Register every use case's features with Feast; the names of what is registered."""
     from evermodel.features.repository import apply
 
-    root = project.profile.root
-    cases = [use_cases.load(path) for path in storage.list_files(root / "use_cases", suffix=".yaml")]
-    return apply(root / project.profile.feature_repo, cases, project.profile.offline_features)
+    profile = project.profile
+    cases = [use_cases.load(path) for path in storage.list_files(profile.root / "use_cases", suffix=".yaml")]
+    places = {
+        "EVERMODEL_LEDGER": profile.ledger_url,
+        "EVERMODEL_ONLINE_STORE": profile.online_features,
+        "EVERMODEL_ONLINE_STORE_PASSWORD_FILE": profile.online_store_password_file or "",
+    }
+    repo = profile.root / profile.feature_repo
+    return apply(repo, cases, profile.offline_features, file=profile.feature_store, places=places)
 
 
 def status(project: Project, reference: str | None, *, now: datetime) -> list[dict[str, object]]:
