@@ -37,9 +37,18 @@ pipelines: setup ## compile the pipelines to IR YAML
 	$(RUN) pipelines compile --out pipelines/compiled
 
 lock: ## resolve the lock file anew
-	.venv/bin/uv pip compile pyproject.toml --extra kafka --extra redis --extra k8s --group dev --generate-hashes --python-version 3.11 --quiet --upgrade -o requirements.lock
+	.venv/bin/uv pip compile pyproject.toml --extra kafka --extra redis --extra k8s --group dev --generate-hashes --python-version 3.11 --quiet --upgrade -o requirements.lock && docker/lock.sh
 
-images cluster e2e: ## of the cluster profile: not built yet
-	@echo "$@ belongs to the cluster profile, which is not built yet: see k8s/README.md"; exit 1
+images: ## build both images (docker, podman or buildah); prints NAME@DIGEST of each
+	@docker/build.sh
 
-.PHONY: help setup demo test lint bench pipelines lock images cluster e2e
+manifests: setup ## the chart: lint, unit tests, schemas, security of the rendered pods (needs helm)
+	$(RUN) pytest tests/manifests -ra
+
+cluster: ## how to get a cluster for `make e2e`
+	@echo "export KUBECONFIG of any Kubernetes with KubeRay 1.6 and enforced NetworkPolicies; on a laptop: kind create cluster --config k8s/kind.yaml (see k8s/README.md)"
+
+e2e: setup ## the cluster tests on KUBECONFIG, with the images that EVERMODEL_CONTROL_IMAGE and EVERMODEL_RAY_IMAGE name
+	EVERMODEL_E2E=1 $(RUN) pytest tests/e2e $(if $(E2E),-k test_$(E2E)) -v
+
+.PHONY: help setup demo test lint bench pipelines lock images manifests cluster e2e

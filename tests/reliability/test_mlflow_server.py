@@ -30,17 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     with pytest.MonkeyPatch.context() as patch, postgresql_server() as database, s3_server(patch) as bucket:
         command = [sys.executable, "-m", "evermodel.registry.server", "--port", str(port)]
-        url = database_url(database).partition("?")[0]
-        command += [
-            "--database",
-            url,
-            "--password-file",
-            str(database.password_file),
-            "--artifacts",
-            bucket,
-            "--allowed-hosts",
-            "127.0.0.1:*",
-        ]
+        command += ["--backend", database_url(database), "--artifacts", bucket, "--allowed-hosts", "127.0.0.1:*"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=folder, env={**os.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log

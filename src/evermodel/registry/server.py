@@ -33,13 +33,13 @@ QUIET = {
 app = typer.Typer(add_completion=False)
 
 
-def prepare(database: str, artifacts: str, folder: str) -> tuple[str, str, dict[str, str]]:
+def prepare(backend: str, artifacts: str, folder: str) -> tuple[str, str, dict[str, str]]:
     """The database's URL and the artifacts' place as MLflow takes them, and the environment that goes with them.
 
-    database: a SQLAlchemy URL that may name a `password_file`. artifacts: a path, or an S3 URI with its endpoint.
+    backend: a SQLAlchemy URL that may name a `password_file`. artifacts: a path, or an S3 URI with its endpoint.
     folder: what is written for MLflow to read.
     """
-    url, passfile = write_passfile(database, folder)
+    url, passfile = write_passfile(backend, folder)
     environment = QUIET if passfile is None else {**QUIET, "PGPASSFILE": str(passfile)}
     place, _, query = artifacts.partition("?")
     wanted = {key: values[0] for key, values in parse_qs(query).items()}
@@ -51,11 +51,11 @@ def prepare(database: str, artifacts: str, folder: str) -> tuple[str, str, dict[
     return url, place, environment
 
 
-def database_of(profile: Profile) -> str:
+def backend_of(profile: Profile) -> str:
     """The registry's database: the ledger's server, another name."""
     url = make_url(profile.ledger_url)
     if url.get_backend_name() != "postgresql":
-        raise EvermodelError(f"ledger {url} is no server with a place for MLflow's tables: name --database")
+        raise EvermodelError(f"ledger {url} is no server with a place for MLflow's tables: name --backend")
     return url.set(database=DATABASE).render_as_string(hide_password=False)
 
 
@@ -72,22 +72,19 @@ def hosts_of(profile: Profile) -> str:
 def serve(
     host: str = "127.0.0.1",
     port: int = 5000,
-    database: Annotated[str, typer.Option(help="SQLAlchemy URL of MLflow's own database")] = "",
-    password_file: Annotated[str, typer.Option(help="the file of the database's password")] = "",
+    backend: Annotated[str, typer.Option(help="SQLAlchemy URL of MLflow's database; may name a password_file")] = "",
     artifacts: Annotated[str, typer.Option(help="path or S3 URI of the artifacts")] = "",
     allowed_hosts: Annotated[str, typer.Option(help="Host headers that are answered, comma between; * in names")] = "",
     workers: int = 1,
 ) -> None:
     """Start MLflow's server in this process's place."""
-    if not (database and artifacts and allowed_hosts):
+    if not (backend and artifacts and allowed_hosts):
         profile = load_profile()
-        database = database or database_of(profile)
+        backend = backend or backend_of(profile)
         artifacts = artifacts or storage.join(profile.state_uri, DATABASE)
         allowed_hosts = allowed_hosts or hosts_of(profile)
     folder = tempfile.mkdtemp(prefix="evermodel-mlflow-")  # as long as the server lives: it signs in again and again
-    if password_file:
-        database = make_url(database).update_query_dict({"password_file": password_file}).render_as_string(False)
-    url, place, more = prepare(database, artifacts, folder)
+    url, place, more = prepare(backend, artifacts, folder)
     environment = {**os.environ, **more}
     program = [sys.executable, "-m", "mlflow"]
     subprocess.run([*program, "db", "upgrade", url], env=environment, check=True)

@@ -7,13 +7,13 @@ import pytest
 
 from evermodel.errors import EvermodelError
 from evermodel.profile import Profile
-from evermodel.registry.server import database_of, hosts_of, prepare
+from evermodel.registry.server import backend_of, hosts_of, prepare
 
 
 def test_the_password_goes_from_its_file_to_libpq_s(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("a:b\\c\n")
-    database = f"postgresql+psycopg://evermodel@db/mlflow?password_file={tmp_path / 'password'}"
-    url, place, environment = prepare(database, str(tmp_path / "artifacts"), str(tmp_path))
+    backend = f"postgresql+psycopg://evermodel@db/mlflow?password_file={tmp_path / 'password'}"
+    url, place, environment = prepare(backend, str(tmp_path / "artifacts"), str(tmp_path))
     assert (url, place) == ("postgresql+psycopg://evermodel@db/mlflow", str(tmp_path / "artifacts"))
     passfile = Path(environment["PGPASSFILE"])
     assert passfile.read_text() == "db:5432:*:evermodel:a\\:b\\\\c\n"
@@ -32,7 +32,7 @@ def test_an_s3_uri_is_taken_apart_as_mlflow_wants_it(tmp_path: Path) -> None:
 def test_places_that_are_not_said_come_from_the_profile(tmp_path: Path) -> None:
     ledger = "postgresql+psycopg://evermodel@db:5432/evermodel"
     profile = Profile(root=tmp_path, ledger=ledger, ledger_password_file="/secrets/p", mlflow="http://x-mlflow:5000")
-    assert database_of(profile) == "postgresql+psycopg://evermodel@db:5432/mlflow?password_file=%2Fsecrets%2Fp"
+    assert backend_of(profile) == "postgresql+psycopg://evermodel@db:5432/mlflow?password_file=%2Fsecrets%2Fp"
     answered = hosts_of(profile).split(",")
     for host, ok in {
         "x-mlflow": 1,
@@ -42,5 +42,5 @@ def test_places_that_are_not_said_come_from_the_profile(tmp_path: Path) -> None:
         "localhost.evil": 0,
     }.items():
         assert any(fnmatch(host, one) for one in answered) == bool(ok), host
-    with pytest.raises(EvermodelError, match="name --database"):
-        database_of(Profile(root=tmp_path))
+    with pytest.raises(EvermodelError, match="name --backend"):
+        backend_of(Profile(root=tmp_path))

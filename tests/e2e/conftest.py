@@ -1,0 +1,54 @@
+"""One Evermodel on the cluster that KUBECONFIG names, for all scenarios; without a cluster they skip, and say so.
+
+`make test` never touches a cluster: these run where EVERMODEL_E2E is set, as `make e2e` does. With E2E_KEEP the release
+stays when the tests end, and is taken over by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Namespace, missing
+from deployment import CLIENTS, NAMESPACE, Deployment, remove
+
+HERE = Path(__file__).parent
+KEPT = Path(os.environ.get("E2E_KEEP") or "/nonexistent")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    why = None if os.environ.get("EVERMODEL_E2E") else "needs a cluster: `make cluster`, then `make e2e`"
+    why = why or missing()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1800))
+            if why:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, str]:
+    """NAME@DIGEST by role, as `make images` prints them and the nodes know them."""
+    names = {role: os.environ.get(f"EVERMODEL_{role.upper()}_IMAGE", "") for role in ("control", "ray")}
+    if gone := [f"EVERMODEL_{role.upper()}_IMAGE" for role, image in names.items() if "@" not in image]:
+        pytest.fail(f"set {' and '.join(gone)} to NAME@DIGEST of images that the nodes can have (`make images`)")
+    return names
+
+
+@pytest.fixture(scope="session")
+def deployment(images: dict[str, str]) -> Iterator[Deployment]:
+    """Installed and ready."""
+    if KEPT.is_file():
+        found = Deployment(Namespace(NAMESPACE), Namespace(CLIENTS), images, **json.loads(KEPT.read_text()))
+    else:
+        found = Deployment.prepare(images)
+    found.install()
+    found.wait_ready()
+    yield found
+    if os.environ.get("E2E_KEEP"):
+        KEPT.write_text(json.dumps({"tokens": found.tokens, "canaries": found.canaries}))
+    else:
+        remove()

@@ -1,0 +1,146 @@
+"""An Evermodel in a namespace of its own, installed as its administrator would: secrets first, then the chart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster import Namespace, Object, api_server_peers, dns_peers, helm, run, until
+
+from evermodel import use_case
+from evermodel.artifacts import Window
+from evermodel.data.simulator import Simulator
+from evermodel.demo import rank_body
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "evermodel"
+RELEASE = "evermodel"
+NAMESPACE = os.environ.get("E2E_NAMESPACE", "evermodel-e2e")
+CLIENTS = f"{NAMESPACE}-clients"  # from where visitors come: another namespace, with a label that serving lets in
+FIRST_DAY = datetime(2026, 1, 19, tzinfo=UTC)  # after the history of the use case's simulator
+ROLES = ("admin", "viewer", "alertmanager", "service")
+
+
+@dataclass
+class Deployment:
+    """The release, the tokens that were made for it, and its images by digest."""
+
+    space: Namespace
+    clients: Namespace
+    images: dict[str, str]
+    tokens: dict[str, str] = field(default_factory=dict)
+    canaries: dict[str, str] = field(default_factory=dict)  # every secret value, by where it is kept
+
+    @classmethod
+    def prepare(cls, images: dict[str, str]) -> Deployment:
+        """Namespaces and Secrets, with values that are nowhere else: they must never be seen."""
+        made = cls(Namespace(NAMESPACE), Namespace(CLIENTS), images)
+        made.space.create()
+        made.clients.create(**{"evermodel.io/visitors": "yes"})
+        for name in ("postgresql", "redis", "gcs-redis"):
+            made._secret(name, password=made._canary(name))
+        access, secret = made._canary("s3-access"), made._canary("s3-secret")
+        ini = f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+        made._secret("s3", credentials=ini, access_key=access, secret_key=secret)
+        made.tokens = {role: made._canary(f"token-{role}") for role in (*ROLES, "caller")}
+        made._secret(
+            "control",
+            tokens_dot_json=made._tokens(*ROLES),
+            session_key=made._canary("session-key"),
+            serving_token=made.tokens["service"],
+        )
+        made._secret("serving", tokens_dot_json=made._tokens("caller", "service"))
+        made._secret("caller", token=made.tokens["caller"])
+        made.clients.secret("caller", token=made.tokens["caller"])
+        return made
+
+    def _secret(self, name: str, **values: str) -> None:
+        self.space.secret(f"evermodel-{name}", **values)
+
+    def _canary(self, name: str) -> str:
+        value = f"canary{secrets.token_hex(12)}"
+        self.canaries[name] = value
+        return value
+
+    def _tokens(self, *roles: str) -> str:
+        return json.dumps(
+            [
+                {"name": f"e2e-{role}", "role": role, "sha256": hashlib.sha256(self.tokens[role].encode()).hexdigest()}
+                for role in roles
+            ]
+        )
+
+    def values(self) -> Object:
+        """What the chart needs here: images, the names of Secrets, and the cluster's own peers."""
+        visitors = [{"namespaceSelector": {"matchLabels": {"evermodel.io/visitors": "yes"}}}]
+        values: Object = yaml.safe_load((ROOT / "tests" / "e2e" / "values.yaml").read_text())
+        for role, image in self.images.items():
+            repository, _, digest = image.partition("@")
+            values["images"][role] = {"repository": repository, "digest": digest}
+        values["networkPolicy"] = {
+            "dns": dns_peers(),
+            "apiServer": api_server_peers(),
+            "ingress": {"serving": visitors, "kafka": visitors},
+        }
+        return values
+
+    def install(self, *extra: str, values: Object | None = None, chart: Path = CHART) -> str:
+        """`helm upgrade --install`, with the values on stdin; what helm said."""
+        use_case = ROOT / "use_cases" / "restaurants.yaml"
+        return helm(
+            "upgrade", "--install", RELEASE, str(chart), "-n", self.space.name, "-f", "-",
+            "--set-file", f"useCases.restaurants={use_case}", "--timeout", "10m", *extra,
+            said=yaml.safe_dump(values or self.values()),
+        )  # fmt: skip
+
+    def wait_ready(self, seconds: float = 600) -> None:
+        """Until every pod of the release is ready (or has succeeded) and serving answers."""
+        until("every pod ready", lambda: not self.space.not_ready() or None, seconds=seconds, every=3)
+        until("serving's endpoints", lambda: self.endpoints() or None, seconds=seconds, every=2)
+
+    def endpoints(self) -> list[str]:
+        """Addresses of the serving pods that get traffic."""
+        found = json.loads(
+            self.space.kubectl(
+                "get", "endpointslices", "-l", f"kubernetes.io/service-name={self.serving_service}", "-o", "json"
+            )
+        )
+        points = [point for one in found["items"] for point in one.get("endpoints") or []]
+        return sorted(address for point in points if point["conditions"].get("ready") for address in point["addresses"])
+
+    @property
+    def serving_service(self) -> str:
+        return f"{RELEASE}-serving-serve-svc"
+
+    @property
+    def serving_url(self) -> str:
+        return f"http://{self.serving_service}.{self.space.name}.svc:8000"
+
+    def control(self, *command: str, timeout: float = 600) -> str:
+        """Run something where the control service runs, with its project and rights."""
+        return self.space.exec(f"deploy/{RELEASE}-control", *command, timeout=timeout)
+
+    def evermodel(self, *words: str, timeout: float = 900) -> Any:
+        """A verb of the command line, run there; its JSON."""
+        return json.loads(self.control("python", "-m", "evermodel.cli", *words, "-o", "json", timeout=timeout))
+
+    @staticmethod
+    def example() -> Any:
+        """The body of a ranking as a visitor of the first live day asks for it."""
+        case = use_case.load(ROOT / "use_cases" / "restaurants.yaml")
+        candidates = Simulator(case).requests(Window(start=FIRST_DAY, end=FIRST_DAY + timedelta(hours=12))).to_pylist()
+        first = [row for row in candidates if row[case.predict.group] == candidates[0][case.predict.group]]
+        return json.loads(rank_body(case, first, k=5))
+
+
+def remove() -> None:
+    """Uninstall, and delete both namespaces."""
+    helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "5m", check=False)
+    run("kubectl", "delete", "namespace", NAMESPACE, CLIENTS, "--ignore-not-found", "--wait=true", timeout=300)
