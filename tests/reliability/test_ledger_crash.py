@@ -73,7 +73,7 @@ def run(url: str, case: UseCase, log: Path, kill_at: int | None) -> bool:
     """One run in a process of its own; False where it was killed."""
 
     def work() -> None:
-        failpoint._hits = 0
+        failpoint._hits.clear()
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(log)
         turn(url, case)

@@ -2,8 +2,9 @@
 
 Every worker begins the turn from the same references (Parquet rows, the parent's bundle), holds all rows, takes its
 slice of each global batch, and gradients are summed by gloo. After each epoch rank 0 leaves a checkpoint with a digest
-for each file; a worker that is lost is started again, and all go on from the last whole checkpoint. A run is named by
-what it trains, so that asking again after a crash of the driver goes on as well. (Patience starts counting anew then.)
+for each file; a worker that is lost is started again, and all go on from the last whole checkpoint that is stored: Ray's
+controller hears of one only at its next poll, several short epochs later. A run is named by what it trains, so that
+asking again after a crash of the driver goes on as well. (Patience starts counting anew then.)
 
 Rows, checkpoints and progress lie below `out`, on any storage that all workers reach; Ray is given the same filesystem.
 `workers.json` says afterwards which node each rank was on and the epoch that it went on from.
@@ -16,7 +17,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ import ray.train
 import safetensors.numpy
 import torch
 import torch.distributed
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, collective
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from evermodel import storage
@@ -77,17 +78,18 @@ def fit(
         "seed": seed,
         "place": place,
     }
-    digest = sha256(canonical_json(job | {"workers": num_workers}).encode())[:16]
+    identity = job | {"rows": rows.model_copy(update={"data_version": ""}).to_json(), "workers": num_workers}
+    name = f"{objective}-{sha256(canonical_json(identity).encode())[:16]}"
     with running_ray(num_workers):
         trainer = TorchTrainer(
             _work,
-            train_loop_config=job,
+            train_loop_config=job | {"checkpoints": storage.join(place, name)},
             scaling_config=ScalingConfig(
                 num_workers=num_workers, resources_per_worker={"CPU": 1}, placement_strategy="SPREAD"
             ),
             torch_config=TorchConfig(backend="gloo"),
             run_config=RunConfig(
-                name=f"{objective}-{digest}",
+                name=name,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 **ray_storage(place),
             ),
@@ -98,7 +100,7 @@ def fit(
         if result.checkpoint is None:
             raise StateError(f"training on {num_workers} workers left no checkpoint")
         with result.checkpoint.as_directory() as folder:
-            learner, outcome = _read(Path(folder), start)
+            learner, outcome = _read(folder, start)
     start.learner.__dict__.update(learner.__dict__)
     storage.write_text(storage.join(out, WORKERS), _workers(place))
     _clean_up(place)
@@ -130,9 +132,11 @@ def _work(job: dict[str, Any]) -> None:
         seed=job["seed"],
     )
     learner, before = start.learner, Outcome(0, 0, 0.0)
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        with checkpoint.as_directory() as folder:
-            learner, before = _read(Path(folder), start)
+    folder = None
+    if ray.train.get_context().get_world_rank() == 0:  # one decides: a node that is cut off may still be writing
+        folder = _last_whole(job["checkpoints"], start)
+    if (folder := collective.broadcast_from_rank_zero(folder)) is not None:
+        learner, before = _read(folder, start)
     losses: list[float] = list(before.losses)
     _sign(job["place"], before.epochs)
 
@@ -215,12 +219,26 @@ def _write(folder: Path, learner: Learner, outcome: Outcome) -> None:
     storage.write_text(folder / RECORD, canonical_json(record))
 
 
-def _read(folder: Path, start: Start) -> tuple[Learner, Outcome]:
+def _last_whole(checkpoints: str, start: Start) -> str | None:
+    """The folder of the stored checkpoint with the most epochs whose files are all what was written; None: there is none."""
+    found: list[tuple[int, str]] = []
+    for place in storage.list_files(checkpoints, suffix=RECORD):
+        with suppress(ValueError):  # its writer died, and cut it off
+            epochs = json.loads(storage.read_bytes(place))["outcome"]["epochs"]
+            found.append((epochs, "".join(place.rsplit(f"/{RECORD}", 1))))  # a URI's query stays at its end
+    for _, folder in sorted(found, reverse=True):
+        with suppress(IntegrityError, FileNotFoundError):
+            _read(folder, start)
+            return folder
+    return None
+
+
+def _read(folder: str, start: Start) -> tuple[Learner, Outcome]:
     """The learner of a checkpoint, in a module like the start's. IntegrityError where a file isn't what was written."""
-    record = json.loads(storage.read_bytes(folder / RECORD))
+    record = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
     arrays = {}
     for name, digest in record["sha256"].items():
-        data = storage.read_bytes(folder / name)
+        data = storage.read_bytes(storage.join(folder, name))
         if sha256(data) != digest:
             raise IntegrityError(f"checkpoint file {name} isn't what was written")
         arrays[name] = safetensors.numpy.load(data)
