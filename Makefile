@@ -25,7 +25,7 @@ demo: setup ## the whole loop on the shipped restaurants, on embedded defaults
 	.venv/bin/evermodel demo
 
 test: setup ## all tests
-	$(RUN) pytest tests -n 2 --dist loadgroup
+	$(RUN) pytest tests -n 2 --dist loadfile
 
 lint: setup ## format, lint, types, import contracts
 	$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && .venv/bin/lint-imports

@@ -14,15 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay on one worker, and the files that start a Ray on the same one: two that start at once on a
-    busy machine can miss their time limits."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    for item in items:
-        group = "ray" if item.path in with_ray else str(item.path.relative_to(ROOT / "tests"))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of the real data sets, or a skip with the reason."""
