@@ -7,8 +7,7 @@ what to do when one is gone. A new champion goes live two ways, neither of which
 (`reconfigure`), or by the ledger where `ledger` is set, which is asked every `poll_seconds`.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Serve reads the class of `build`'s argument from its annotation.
 import asyncio
 import logging
 import os

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 Object = dict[str, Any]
@@ -123,16 +124,15 @@ class Namespace:
             probe.bind(("127.0.0.1", 0))
             local = int(probe.getsockname()[1])
         command = ["kubectl", "-n", self.name, "port-forward", target, f"{local}:{port}"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if "Forwarding" not in line:
-                raise Failed(f"{' '.join(command)}: {line}{process.stdout.read()}")
-            yield f"http://127.0.0.1:{local}"
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                if "Forwarding" not in line:
+                    raise Failed(f"{' '.join(command)}: {line}{process.stdout.read()}")
+                yield f"http://127.0.0.1:{local}"
+            finally:
+                process.terminate()
 
 
 def is_ready(pod: Object) -> bool:
@@ -196,7 +196,14 @@ def nodes() -> list[str]:
 
 
 def helm(*args: str, said: str | None = None, timeout: float = 900, check: bool = True) -> str:
-    return run("helm", *args, said=said, timeout=timeout, check=check)
+    """Helm 4 applies on the server, where the operator and the control service have written to the RayService, too."""
+    forced = ["--force-conflicts"] if args[0] in ("upgrade", "rollback") and _helm_major() >= 4 else []
+    return run("helm", *args, *forced, said=said, timeout=timeout, check=check)
+
+
+@cache
+def _helm_major() -> int:
+    return int(run("helm", "version", "--template", "{{.Version}}").lstrip("v").partition(".")[0])
 
 
 def names(objects: Sequence[Object]) -> list[str]:

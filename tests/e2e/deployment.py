@@ -65,7 +65,7 @@ class Deployment:
         self.space.secret(f"evermodel-{name}", **values)
 
     def _canary(self, name: str) -> str:
-        value = f"canary{secrets.token_hex(12)}"
+        value = f"canary{secrets.token_hex(16)}"
         self.canaries[name] = value
         return value
 

@@ -6,6 +6,7 @@
   "state" (include "evermodel.state" .)
   "scratch" "/tmp/evermodel"
   "feature_repo" "/opt/evermodel/feature_repo"
+  "feature_store" "feature_store.cluster.yaml"
   "ledger" (include "evermodel.databaseUrl" (dict "root" . "database" $values.postgresql.databases.ledger))
   "ledger_password_file" "/etc/evermodel/secrets/postgresql/password"
   "mlflow" (include "evermodel.mlflowUrl" .)

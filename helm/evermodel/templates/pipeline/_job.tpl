@@ -11,6 +11,7 @@ metadata:
     {{- include "evermodel.objectLabels" $what | nindent 4 }}
 spec:
   backoffLimit: {{ $part.backoffLimit }}
+  podReplacementPolicy: Failed  # one pod at a time: the next takes over the leases of the one before
   activeDeadlineSeconds: {{ $part.activeDeadlineSeconds }}
   ttlSecondsAfterFinished: {{ $part.ttlSecondsAfterFinished }}
   template:
