@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from one_ray import OneRay
+from xdist.remote import Producer
 
 from evermodel import use_case
 
@@ -12,6 +14,12 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneRay:
+    """For any number of workers, whatever `--dist` says: modules share fixtures, and a Ray wants to be alone."""
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")

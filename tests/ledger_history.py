@@ -10,9 +10,9 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
+from small_bundles import small_bundle
 
-from evermodel import bundle, storage
+from evermodel import storage
 from evermodel.artifacts import (
     Alert,
     Decision,
@@ -24,7 +24,6 @@ from evermodel.artifacts import (
     Promotion,
     Ref,
     Release,
-    TrainingManifest,
     TrainingSet,
     Verdict,
     Window,
@@ -65,34 +64,8 @@ def day(n: int) -> Window:
 def release_of(project: Project, key: str, *, cursor: datetime, parent: str | None) -> Release:
     """A release with real, small bundles in its run's folder."""
     home = project.profile.place(NAME, "turns", key)
-    manifest = TrainingManifest(
-        use_case=NAME,
-        objective="order",
-        mode="stateful",
-        windows=(FIRST,),
-        rows=10,
-        epochs=2,
-        rows_trained=20,
-        row_digest=key,
-        data_version="1",
-        config_digest="2",
-        features=("price_level",),
-        code_version="3",
-        seed=0,
-        seconds=0.5,
-        final_loss=0.6,
-        cursor=cursor,
-    )
     parts = tuple(
-        bundle.pack(
-            storage.join(home, objective),
-            objective=objective,
-            model={"objective": objective, "scorer": "nothing:opens_it"},
-            weights={"w": np.frombuffer(key.encode().ljust(16)[:16], np.uint8).astype(np.float32)},
-            state={},
-            moments={"m": np.zeros(1, np.float32)},
-            manifest=manifest.model_copy(update={"objective": objective}),
-        )
+        small_bundle(home, key, use_case=NAME, objective=objective, mode="stateful", windows=(FIRST,), cursor=cursor)
         for objective in ("order", "revenue")
     )
     release = Release(

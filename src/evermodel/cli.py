@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
 
+from evermodel import cli_groups
 from evermodel import use_case as use_cases
 from evermodel.arguments import moment, span, spans
 from evermodel.artifacts import Plan, Release, TrainingSet
+from evermodel.cli_output import DataDir, Now, Output, UseCaseName, progress, show
 from evermodel.errors import EvermodelError, GateError, UseCaseError
 from evermodel.journey import Project
 from evermodel.retraining.lease import this_process
@@ -26,40 +24,9 @@ from evermodel.retraining.lease import this_process
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None
 )
-features_app = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
-config_app = typer.Typer(no_args_is_help=True, help="What is in force, and what may be written.")
-app.add_typer(features_app, name="features")
-app.add_typer(config_app, name="config")
-ledger_app = typer.Typer(no_args_is_help=True, help="The ledger's own upkeep.")
-app.add_typer(ledger_app, name="ledger")
-
-UseCaseName = Annotated[str, typer.Argument(metavar="USE_CASE", help="name, path or URI of a use-case file")]
-DataDir = Annotated[str, typer.Option("--data", help="folder that the sources' paths are relative to")]
-Now = Annotated[str, typer.Option("--now", help="what the command takes for the present; empty: the clock")]
-Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="table or json")]
-
-
-def show(rows: Sequence[dict[str, Any]] | dict[str, Any], output: str) -> None:
-    """Print rows as a table, or as JSON for a program."""
-    if output == "json":
-        print(json.dumps(rows, indent=2, default=str))
-        return
-    listed = [rows] if isinstance(rows, dict) else list(rows)
-    if not listed:
-        print("nothing")
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in listed[0]:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in listed:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def progress(message: str) -> None:
-    """One line for a person who watches; nothing in a pipe."""
-    if sys.stderr.isatty():
-        print(message, file=sys.stderr)
+app.add_typer(cli_groups.features, name="features")
+app.add_typer(cli_groups.config, name="config")
+app.add_typer(cli_groups.ledger, name="ledger")
 
 
 @app.command()
@@ -122,46 +89,6 @@ def ingest_stream(
     )
     with ingester.status.serve(host, port):
         ingester.run(kafka.until_terminated())
-
-
-@features_app.command("apply")
-def features_apply(output: Output = "table") -> None:
-    """Register the features of every use case with the feature store."""
-    from evermodel import journey
-
-    show([{"registered": name} for name in journey.apply_features(Project.open())], output)
-
-
-@features_app.command("materialize")
-def features_materialize(use_case: UseCaseName, now: Now = "", output: Output = "table") -> None:
-    """Bring the online store up to date."""
-    from evermodel import journey
-
-    show({"use_case": use_case, "entities": journey.materialize(Project.open(), use_case, now=moment(now))}, output)
-
-
-@features_app.command("show")
-def features_show(
-    use_case: UseCaseName,
-    entity: Annotated[str, typer.Option(help="entity:id, such as restaurant:r7; empty: the definitions")] = "",
-    output: Output = "table",
-) -> None:
-    """The features of a use case, or what the online store holds for one id."""
-    project = Project.open()
-    _, case = project.find(use_case)
-    if entity:
-        from evermodel.features.online import OnlineStore
-
-        name, _, key = entity.partition(":")
-        table = OnlineStore(case, project.profile.online_features).read(name, [key], timeout_s=5.0)
-        show(table.to_pylist(), output)
-        return
-    rows = [
-        {"feature": column, "kind": feature.kind, "encode": feature.encode, "missing": feature.missing}
-        for feature in case.features
-        for column in use_cases.feature_columns(feature)
-    ]
-    show(rows, output)
 
 
 @app.command()
@@ -396,15 +323,6 @@ def why(use_case: UseCaseName, output: Output = "table") -> None:
     show(rows, output)
 
 
-@ledger_app.command("migrate")
-def ledger_migrate(output: Output = "table") -> None:
-    """Bring the ledger's tables up to this version's: before a new version starts, while the old one still runs."""
-    from evermodel.migrations import migrate
-
-    before, after = migrate(Project.open().profile.ledger_url)
-    show({"before": before or "none", "now": after}, output)
-
-
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="of 127.0.0.1")] = 8080) -> None:
     """The ledger as a web page on 127.0.0.1, until interrupted: champions, decisions, retrain, promote, roll back."""
@@ -412,20 +330,6 @@ def ui(port: Annotated[int, typer.Option(help="of 127.0.0.1")] = 8080) -> None:
 
     print(f"http://127.0.0.1:{port}", file=sys.stderr)
     show_page(Project.open(), port=port)
-
-
-@config_app.command("show")
-def config_show(use_case: Annotated[str, typer.Argument()] = "") -> None:
-    """The profile, or a use case with every default filled in, as YAML."""
-    project = Project.open()
-    value = project.find(use_case)[1] if use_case else project.profile
-    print(yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """JSON Schema of the use-case file, for editors."""
-    print(json.dumps(use_cases.json_schema(), indent=2))
 
 
 @app.command()

@@ -140,8 +140,10 @@ def forget(project: Project, case: UseCase) -> None:
     )
     if others:
         raise EvermodelError(f"the project's ledger holds {', '.join(others)} too: run the demo in a new project")
-    for name in (case.name, "pipelines", "runs", "features", "evidently"):
+    for name in (case.name, "features"):
         storage.delete_tree(storage.join(project.profile.state_uri, name))
+    for name in ("pipelines", "runs", "evidently"):
+        storage.delete_tree(project.profile.scratch_folder / name)
     for name in ("ledger.db", "mlflow.db", "online.db"):
         for end in ("", "-wal", "-shm"):
             storage.delete_file(storage.join(project.profile.state_uri, name + end))
@@ -296,7 +298,7 @@ def rank_body(case: UseCase, rows: list[dict[str, Any]], *, k: int) -> str:
 @contextmanager
 def feast_applied(demo: Demo) -> Iterator[None]:
     """Register the features with Feast meanwhile: it takes ten seconds, and nothing here waits for it."""
-    log = Path(storage.join(demo.project.profile.state_uri, "runs", "demo-feast.log"))
+    log = demo.project.profile.scratch_folder / "runs" / "demo-feast.log"
     command = [sys.executable, "-m", "evermodel.cli", "features", "apply"]
     with storage.open_log(log) as output:
         process = subprocess.Popen(
@@ -336,7 +338,7 @@ def ray() -> Iterator[str]:
 @contextmanager
 def served(demo: Demo, address: str) -> Iterator[None]:
     """`evermodel serve` in a process of its own, stopped at the end."""
-    log = Path(storage.join(demo.project.profile.state_uri, "runs", "demo-serve.log"))
+    log = demo.project.profile.scratch_folder / "runs" / "demo-serve.log"
     command = [
         sys.executable,
         "-m",

@@ -234,13 +234,23 @@ def delete_file(uri: str | Path) -> None:
 
 
 def delete_tree(uri: str | Path) -> None:
-    """Remove a folder and all below it; nothing where it isn't there."""
+    """Remove a folder and all below it; nothing where it isn't there.
+
+    Elsewhere than on a local disk files go first, then folders from the deepest up: a gateway on a disk keeps folders as
+    objects, and refuses to delete one that isn't empty.
+    """
     if (path := local_path(uri)) is not None:
         shutil.rmtree(path, ignore_errors=True)
         return
     system, key = _remote(str(uri))
-    with suppress(FileNotFoundError):
-        system.delete_dir(key)
+    below = system.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
+    for info in below:
+        if info.type == fs.FileType.File:
+            system.delete_file(info.path)
+    folders = sorted((info.path for info in below if info.type == fs.FileType.Directory), reverse=True)
+    for folder in (*folders, key):  # in reverse order what is below a name comes before the name
+        with suppress(FileNotFoundError):
+            system.delete_dir(folder)
 
 
 def write_table(uri: str | Path, table: pa.Table) -> str:

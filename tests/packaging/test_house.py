@@ -3,12 +3,15 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
+import one_ray
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "src" / "evermodel").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns"}
 #: The command line, serving and the scheduler's entry read the clock; everything else is told the time.
 MAY_READ_THE_CLOCK = {"cli.py", "demo.py", "arguments.py", "serving"}
@@ -69,6 +72,35 @@ def test_what_needs_no_torch_imports_without_it() -> None:
     code = "import sys\n" + "\n".join(f"import evermodel.{name}" for name in light)
     code += "\nheavy = {'torch', 'ray', 'feast', 'mlflow', 'evidently', 'kfp', 'sklearn'} & set(sys.modules)\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def namesakes(tests: Path) -> dict[str, list[str]]:
+    """Modules that tests import by name alone, where more than one module answers to it: the first on the path wins.
+
+    pytest puts each test's folder on the path, in the order in which it comes to them.
+    """
+    found = defaultdict(list)
+    for path in sorted(tests.rglob("*.py")):
+        if not path.name.startswith(("test_", "conftest.", "__init__.")):
+            found[path.stem].append(str(path.relative_to(tests)))
+    others = sys.stdlib_module_names | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    return {name: paths for name, paths in found.items() if len(paths) > 1 or name in others}
+
+
+def test_a_module_beside_the_tests_is_the_only_one_of_its_name(tmp_path: Path) -> None:
+    assert namesakes(ROOT / "tests") == {}
+    for name in ("shop.py", "test_a.py", "conftest.py", "unit/shop.py", "unit/pumps.py", "unit/conftest.py", "json.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert namesakes(tmp_path) == {"json": ["json.py"], "shop": ["shop.py", "unit/shop.py"]}
+
+
+def test_the_files_that_start_a_ray_are_one_unit_of_work() -> None:
+    units = {path.stem: one_ray.unit(f"{path.relative_to(ROOT)}::test[a::b]", ROOT) for path in TESTS}
+    starters = [path.stem for path in TESTS if path != Path(__file__) and "ray.init(" in path.read_text()]
+    assert {"test_ray_train", "test_serve"} <= set(starters)
+    assert {units[name] for name in (*starters, "test_rayjob_s3", "test_rayjob_train")} == {one_ray.GROUP}
+    assert units["test_house"] == "tests/packaging/test_house.py"
 
 
 def test_import_contracts_hold() -> None:

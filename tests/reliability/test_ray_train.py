@@ -92,11 +92,7 @@ def running(marker: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"PYTHONPATH": path, "EVERMODEL_TEST_FALL": str(marker), "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
-        try:
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        except Exception:  # another file's Ray started at the same instant: both may have chosen one port
-            ray.shutdown()
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         patch.delenv("EVERMODEL_TEST_FALL")  # the plain loop of this process shall not fall
         yield
         ray.shutdown()

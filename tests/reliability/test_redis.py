@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from online_shop import CASE, shop_log
 from servers import Server, database_url, postgresql_server, redis_server, s3_server
-from shop import CASE, shop_log
 from sqlalchemy import text
 
 from evermodel import journey, storage

@@ -1,10 +1,10 @@
 """Every place that the library keeps things in, on a real S3 server: names created once, whole writes, the same reads."""
 
-import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pyarrow import fs
 from servers import s3_server
 from small_loop import live, write_project
 
-from evermodel import bundle, storage
+from evermodel import bundle, journey, storage
 from evermodel.artifacts import TrainingManifest, Window
 from evermodel.data.events import EventLog
 from evermodel.errors import ConflictError, IntegrityError, UseCaseError
@@ -122,7 +122,9 @@ def test_a_bucket_has_one_client_and_engines_get_it(place: str) -> None:
     with system.open_output_stream(path) as stream:  # what Ray does with a storage_filesystem
         stream.write(b"x")
     assert storage.read_bytes(storage.join(place, "a", "b")) == b"x"
-    elsewhere: fs.FileSystem = pickle.loads(pickle.dumps(system))  # noqa: S301 - as Ray sends it to its workers
+    function, arguments = system.__reduce__()[:2]  # what Ray sends to its workers
+    elsewhere: fs.FileSystem = function(*arguments)
+    assert elsewhere == system and elsewhere is not system
     assert elsewhere.get_file_info(path).size == 1
 
 
@@ -220,3 +222,34 @@ def test_the_small_loop_keeps_its_state_there(
         digests = [part.digest for row in rows for part in row.release.bundles]
         told.append((digests, [report.performance for report in ledger.windows("pumps")]))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("way", ["written", "made", "emptied"])
+def test_a_tree_goes_with_all_its_folders(place: str, way: str) -> None:
+    """The server keeps folders as objects, and lets none be deleted before what is in it."""
+    tree = storage.join(place, way)
+    names = ["a/1.json", "a/b/2.json", "a/b/c/3.json", "d/4.json"]
+    for name in names:
+        storage.write_text(storage.join(tree, name), name)
+    system, key = storage.filesystem(tree)
+    if way == "made":
+        system.create_dir(f"{key}/a/empty/too", recursive=True)
+    if way == "emptied":
+        storage.delete_file(storage.join(tree, names[2]))
+    beside = storage.join(place, f"{way}-beside.json")
+    storage.write_text(beside, "stays")
+    storage.delete_tree(tree)
+    storage.delete_tree(tree)
+    assert not storage.exists(tree) and storage.exists(beside)
+
+
+def test_a_run_that_is_not_there_is_answered_by_the_nearest_one(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_project(tmp_path)
+    monkeypatch.setenv("EVERMODEL_STATE", place)
+    project = Project.open(tmp_path)
+    for key in ("0123abcd", "fedc9876"):
+        storage.write_text(project.profile.place("pumps", "turns", key, "release.json"), "{}")
+    with pytest.raises(UseCaseError, match=r"no trained run '0123abce'; did you mean '0123abcd'\?"):
+        journey.read_run(project, "pumps", "0123abce")

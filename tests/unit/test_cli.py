@@ -18,13 +18,15 @@ import pyarrow as pa
 import pytest
 import yaml
 from pumps import CASE, FIRST, LIVE, NAME, PER_DAY, readings, write_readings, write_use_case
+from servers import redis_server
 
-from evermodel import bundle, cli, journey
+from evermodel import bundle, cli
 from evermodel.artifacts import Window
 from evermodel.features import training_set
 from evermodel.journey import Project
 from evermodel.serving.batch import scored
 from evermodel.serving.request_log import RequestLog
+from evermodel.use_case import UseCase
 
 FIRST_NOW = f"--now={FIRST.end.isoformat()}"
 DAY, MOVED = LIVE
@@ -162,6 +164,15 @@ def test_features_are_shown_as_they_are_defined(home: Path) -> None:
 def test_features_are_materialised_and_read_back(ingested: Any) -> None:
     assert as_json("features", "materialize", NAME, FIRST_NOW) == {"use_case": NAME, "entities": 4}
     (row,) = as_json("features", "show", NAME, "--entity", "pump:p1")
+    assert isinstance(row["recent_6h"], float)
+
+
+def test_features_are_read_back_from_a_store_with_a_password(ingested: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with redis_server() as server:
+        monkeypatch.setenv("EVERMODEL_ONLINE_STORE", f"redis://127.0.0.1:{server.port}/0")
+        monkeypatch.setenv("EVERMODEL_ONLINE_STORE_PASSWORD_FILE", str(server.password_file))
+        assert as_json("features", "materialize", NAME, FIRST_NOW)["entities"] == 4
+        (row,) = as_json("features", "show", NAME, "--entity", "pump:p1")
     assert isinstance(row["recent_6h"], float)
 
 
@@ -333,7 +344,7 @@ def test_config_shows_the_profile_and_a_use_case_with_its_defaults(home: Path) -
     assert yaml.safe_load(evermodel("config", "show").out)["launcher"] == "local"
     shown = yaml.safe_load(evermodel("config", "show", NAME).out)
     assert shown["gate"]["confidence"] == 0.95
-    assert journey.use_cases.UseCase.model_validate(shown) == Project.open().find(NAME)[1]
+    assert UseCase.model_validate(shown) == Project.open().find(NAME)[1]
 
 
 def test_config_schema_is_json_schema(home: Path) -> None:

@@ -1,5 +1,6 @@
 """The journey's steps on a small project: what a run is to do is settled once, and what was asked for twice happens once."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from pumps import CASE, DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
 
 from evermodel import bundle, journey
-from evermodel.artifacts import Plan, Promotion, Release, Window
-from evermodel.errors import ConflictError, DataError, UseCaseError
+from evermodel.artifacts import Decision, Plan, Promotion, Release, Window
+from evermodel.errors import ConflictError, DataError, EvermodelError, UseCaseError
 from evermodel.features import training_set
 from evermodel.journey import Project
+from evermodel.journey.monitoring import _answering
+from evermodel.journey.retraining import _new_rows
 from evermodel.serving.batch import scored
 from evermodel.serving.request_log import RequestLog
 
@@ -242,7 +245,7 @@ def test_rows_are_new_from_the_instant_their_labels_are_known(project: Project, 
     _, case = project.find(NAME)
     times = project.log(case).read("readings", columns=["event_time"])["event_time"].to_pylist()
     newest = times[-1] + timedelta(microseconds=case.maturity)
-    counts = [journey._new_rows(project, case, second, newest - n * timedelta(microseconds=1)) for n in (0, 1)]
+    counts = [_new_rows(project, case, second, newest - n * timedelta(microseconds=1)) for n in (0, 1)]
     assert counts[0] == counts[1] + 1
     plan = journey.plan(project, NAME, now=newest)
     rows = journey.build_training_set(project, replace_key(plan))
@@ -280,7 +283,65 @@ def test_answers_of_several_champions_are_held_against_the_newest(first: Release
         for n, release in enumerate([first, second], start=1)
     ]  # fmt: skip
     mixed = pa.table({"release": [second.id, first.id, "unknown"]})
-    assert journey._answering(history, mixed) == second
-    assert journey._answering(history, mixed.slice(1)) == first
-    assert journey._answering(history, mixed.slice(2)) == second
-    assert journey._answering(history, pa.table({"score": [1.0]})) == second
+    assert _answering(history, mixed) == second
+    assert _answering(history, mixed.slice(1)) == first
+    assert _answering(history, mixed.slice(2)) == second
+    assert _answering(history, pa.table({"score": [1.0]})) == second
+
+
+# what is started beside it ---------------------------------------------------------------------------------------------
+
+
+def write_program(root: Path, name: str) -> Path:
+    """A module of the project that leaves its arguments in a file, in the place of one that does what they say."""
+    (root / name).mkdir()
+    program = "import json, pathlib, sys\npathlib.Path('told.json').write_text(json.dumps(sys.argv[1:]))\n"
+    (root / name / "__main__.py").write_text(program)
+    return root / "told.json"
+
+
+def test_serving_is_told_the_projects_places(fresh: Project) -> None:
+    told = write_program(fresh.profile.root, "serving")
+    places = {"online_store": "redis://127.0.0.1:1/0", "online_store_password_file": "/etc/redis/password"}
+    project = Project(fresh.profile.model_copy(update=places))
+    assert journey.serve(project, [NAME], port=8123, simulated_time=True) == 0
+    port, number, args, text = json.loads(told.read_text())
+    assert (port, number, args) == ("--port", "8123", "--args")
+    given = json.loads(text)
+    assert {name: given[name] for name in places} == places
+    assert given["use_cases"] == {NAME: project.find(NAME)[0]}
+    assert (given["state"], given["simulated_time"]) == (project.profile.state_uri, True)
+
+
+@pytest.mark.parametrize(
+    ("window", "alerts", "carried"),
+    [(FIRST, ("drift",), True), (LIVE[0], ("drift",), False), (FIRST, (), False)],
+    ids=["all of it", "another window", "a person's decision"],
+)
+def test_a_retrain_by_hand_names_the_alerts_window_that_it_trains_on(
+    fresh: Project, window: Window, alerts: tuple[str, ...], carried: bool
+) -> None:
+    told = write_program(fresh.profile.root, "pipelines")
+    trigger = Window(start=FIRST.end - DAY, end=FIRST.end)
+    asked = Decision(
+        use_case=NAME, at=NOW, action="retrain", reason="it drifts", champion=None, windows=(FIRST,), trigger=trigger,
+        alerts=alerts,
+    )  # fmt: skip
+    fresh.ledger().record_decision(asked)
+    with pytest.raises(EvermodelError, match="wasn't started"):  # the program is none that would start it
+        journey.retrain(
+            fresh, NAME, windows=f"{window.start.isoformat()}..{window.end.isoformat()}", mode="", reason="", now=LATER
+        )
+    given = dict(word.split("=", 1) for word in json.loads(told.read_text())[2:])
+    assert given["trigger"] == (trigger.to_json() if carried else "")
+
+
+def test_what_evidently_keeps_is_in_the_scratch_folder(
+    project: Project, second: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidently writes files of its own: the state may be no place for them."""
+    kept: list[Path] = []
+    monkeypatch.setattr("evermodel.monitoring.report.write_report", lambda *_, workspace, **__: kept.append(workspace))
+    elsewhere = Project(project.profile.model_copy(update={"scratch": str(tmp_path)}))
+    journey.monitor(elsewhere, NAME, window=LIVE[-1], now=LATER, page=str(tmp_path / "page.html"))
+    assert kept == [tmp_path / "evidently"]

@@ -89,10 +89,14 @@ def event_schema(source: Source) -> pa.Schema:
 
 
 class EventLog:
-    """Events of any number of sources below one root (a path or a URI). Any number of writers and readers."""
+    """Events of any number of sources below one root (a path or a URI). Any number of writers and readers.
 
-    def __init__(self, root: str) -> None:
+    `sources`: what a use case declares. Their columns can be read before a batch has brought them: nulls, or no rows.
+    """
+
+    def __init__(self, root: str, sources: Iterable[Source] = ()) -> None:
         self.root = str(root)
+        self._declared = {source.name: event_schema(source) for source in sources}
         self._known: dict[str, list[Commit]] = {}
 
     def commits(self, source: str) -> list[Commit]:
@@ -169,7 +173,8 @@ class EventLog:
         """The events of a window (all, without one), sorted by (event_time, ingest_seq).
 
         `columns`: exactly these, in this order. `since`: leave out the first so many commits. Dates outside the
-        window aren't opened. A source without events gives no rows, and the three columns that each source has.
+        window aren't opened. A source without events gives no rows, and the columns that it is declared with (at
+        least the three that each source has).
         """
         for attempt in range(3):
             commits = self.commits(source)
@@ -235,9 +240,9 @@ class EventLog:
     def _open(
         self, source: str, files: Sequence[DataFile], commits: Sequence[Commit], columns: Sequence[str] | None
     ) -> pa.Table:
-        schema = _schema(commits)
+        schema = _schema(commits, self._declared.get(source))
         wanted = set(schema.names) if columns is None else {*columns, "event_time", SEQUENCE}
-        if unknown := sorted(wanted - set(schema.names)) if commits else []:
+        if unknown := sorted(wanted - set(schema.names)) if commits or source in self._declared else []:
             raise DataError(f"events of {source} have no column {unknown[0]!r}; {nearest(unknown[0], schema.names)}")
         schema = pa.schema([field for field in schema if field.name in wanted])
 
@@ -282,10 +287,12 @@ def _relative(uri: str, root: str) -> str:
     return uri.partition("?")[0].removeprefix(root.partition("?")[0].rstrip("/")).lstrip("/")
 
 
-def _schema(commits: Sequence[Commit]) -> pa.Schema:
-    """The columns of all commits, the older ones first; without any, those that the log itself keeps."""
+def _schema(commits: Sequence[Commit], declared: pa.Schema | None = None) -> pa.Schema:
+    """The columns of all commits, the older ones first, then declared ones that none has, then the log's own three."""
     names = {name: text for commit in commits for name, text in commit.columns}
     types = {str(kind): kind for kind in ARROW_TYPES.values()}
+    for field in declared or ():
+        names.setdefault(field.name, str(field.type))
     fields = [pa.field(name, types[text]) for name, text in names.items() if name not in SYSTEM]
     return pa.schema([*fields, ("event_time", TIME), ("created_time", TIME), (SEQUENCE, pa.int64())])
 

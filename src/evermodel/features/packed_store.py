@@ -22,6 +22,8 @@ from evermodel import storage
 from evermodel.errors import FeatureStoreError
 
 Key = str | int
+Names = tuple[tuple[str, ...], tuple[str, ...]]  # of a view's numbers, of its texts
+Row = tuple[int, bytes, str | bytes]  # as it is stored: event time, float64 numbers, texts as JSON
 
 
 @dataclass(frozen=True)
@@ -128,35 +130,25 @@ class PackedStore:
 
     def read(self, view: str, keys: Sequence[Key]) -> Packed:
         """Features of `keys`, in their order; FeatureStoreError where the store or the view isn't there."""
-        number_names, text_names = self._view(view)
-        wanted = [str(key) for key in keys]
-        found: dict[str, tuple[int, bytes, str]] = {}
+        names, wanted = self._view(view), [str(key) for key in keys]
+        found: dict[str, Row] = {}
         for start in range(0, len(wanted), 900):  # below SQLite's limit of variables
             part = wanted[start : start + 900]
             marks = ",".join("?" * len(part))
             query = f"SELECT key, event_time, numbers, texts FROM packed WHERE view = ? AND key IN ({marks})"  # noqa: S608
             found.update({row[0]: row[1:] for row in self._query(query, (view, *part))})
-        unknown = (-1, np.full(len(number_names), np.nan).tobytes(), json.dumps([None] * len(text_names)))
-        rows = [found.get(key, unknown) for key in wanted]
-        numbers = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float64)
-        return Packed(
-            number_names,
-            text_names,
-            numbers.reshape(len(rows), len(number_names)),
-            [json.loads(row[2]) for row in rows] if text_names else [[] for _ in rows],
-            np.array([row[0] for row in rows], dtype=np.int64),
-        )
+        return unpack(names, [found.get(key) for key in wanted])
 
     def close(self) -> None:
         self._connection.close()
 
-    def _view(self, view: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _view(self, view: str) -> Names:
         names = self._names(view)
         if names is None:
             raise FeatureStoreError(f"online store {self._path} has no view {view!r}: apply the features first")
         return names
 
-    def _names(self, view: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    def _names(self, view: str) -> Names | None:
         rows = self._query("SELECT numbers, texts FROM views WHERE name = ?", (view,))
         return (tuple(json.loads(rows[0][0])), tuple(json.loads(rows[0][1]))) if rows else None
 
@@ -172,7 +164,7 @@ class PackedStore:
 
 def check_rows(
     view: str,
-    names: tuple[Sequence[str], Sequence[str]],
+    names: Names,
     count: int,
     numbers: np.ndarray,
     texts: Sequence[Sequence[str | None]],
@@ -182,6 +174,21 @@ def check_rows(
     if matrix.shape != (count, len(names[0])) or any(len(row) != len(names[1]) for row in texts):
         raise FeatureStoreError(f"view {view!r} has {len(names[0])} numbers and {len(names[1])} texts a row")
     return matrix
+
+
+def unpack(names: Names, rows: Sequence[Row | None]) -> Packed:
+    """Stored rows, None for an entity that isn't known, as features."""
+    number_names, text_names = names
+    unknown = (-1, np.full(len(number_names), np.nan).tobytes(), json.dumps([None] * len(text_names)))
+    known = [unknown if row is None else row for row in rows]
+    numbers = np.frombuffer(b"".join(row[1] for row in known), dtype=np.float64)
+    return Packed(
+        number_names,
+        text_names,
+        numbers.reshape(len(known), len(number_names)),
+        [json.loads(row[2]) for row in known] if text_names else [[] for _ in known],
+        np.array([row[0] for row in known], dtype=np.int64),
+    )
 
 
 class _Transaction:

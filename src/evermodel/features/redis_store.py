@@ -20,7 +20,7 @@ import numpy as np
 
 from evermodel import storage
 from evermodel.errors import FeatureStoreError
-from evermodel.features.packed_store import Key, Packed, check_rows
+from evermodel.features.packed_store import Key, Names, Packed, Row, check_rows, unpack
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -90,24 +90,18 @@ class RedisStore:
     def read(self, view: str, keys: Sequence[Key]) -> Packed:
         """Features of `keys`, in their order; FeatureStoreError where the store or the view isn't there."""
         definition, found = self._ask(lambda client: _look_up(client, view, [str(key) for key in keys]))
-        number_names, text_names = self._names(view, definition)
-        end = TIME.size + 8 * len(number_names)
-        nothing = json.dumps([None] * len(text_names)).encode() if text_names else b""
-        unknown = TIME.pack(-1) + np.full(len(number_names), np.nan).tobytes() + nothing
-        rows = [unknown if value is None else value for value in found]
-        numbers = np.frombuffer(b"".join(row[TIME.size : end] for row in rows), dtype=np.float64)
-        return Packed(
-            number_names,
-            text_names,
-            numbers.reshape(len(rows), len(number_names)),
-            [json.loads(row[end:]) for row in rows] if text_names else [[] for _ in rows],
-            np.array([TIME.unpack_from(row)[0] for row in rows], dtype=np.int64),
-        )
+        names = self._names(view, definition)
+        end = TIME.size + 8 * len(names[0])
+
+        def row(value: bytes) -> Row:
+            return TIME.unpack_from(value)[0], value[TIME.size : end], value[end:]
+
+        return unpack(names, [None if value is None else row(value) for value in found])
 
     def close(self) -> None:
         self._client.close()
 
-    def _names(self, view: str, definition: bytes | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _names(self, view: str, definition: bytes | None) -> Names:
         if definition is None:
             raise FeatureStoreError(f"online store {self._where} has no view {view!r}: apply the features first")
         numbers, texts = json.loads(definition)

@@ -1,6 +1,8 @@
 """What turns feature columns into a model's inputs: fitted on the training part, kept in the model's state, and the
 same code offline and online.
 
+The encoders themselves are in `encoders`; here is what a model has of them.
+
 Terms. A *dense* input is a standardised number, z = (x − mean) / scale. An *id* input picks a row of an embedding. A
 *constant* column has scale 0 and encodes as 0 whatever comes, until `move` sees it vary. `move` refits on a later turn's
 rows and says, as a `Move`, what the first layer must do for the model to remain the same function.
@@ -17,23 +19,45 @@ rows and says, as a `Move`, what the first layer must do for the model to remain
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evermodel.artifacts import canonical_json
 from evermodel.errors import DataError, StateError, nearest
+from evermodel.features.encoders import (
+    Bins,
+    Floats,
+    Hashing,
+    IdEncoder,
+    Ids,
+    Numeric,
+    Vocabulary,
+    distinct,
+    id_encoder,
+    numbers,
+    quantile_edges,
+)
 from evermodel.use_case import CrossFeature, Encoding, Feature, UseCase, feature_columns
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
-Value = str | int | float | bool | None
+__all__ = [
+    "Bins",
+    "ColumnMove",
+    "Hashing",
+    "IdEncoder",
+    "InputSpec",
+    "Inputs",
+    "Move",
+    "Numeric",
+    "Transforms",
+    "Vocabulary",
+    "encoding_of",
+    "features_of",
+    "fit",
+]
 
 # Beyond so many old standard deviations (or so great a ratio of scales) a column keeps its mean and scale: float32
 # weights could no longer express the same function to 1e-5, and such a jump is the quarantine's business.
@@ -59,98 +83,6 @@ class Inputs:
 
     dense: NDArray[np.float32]
     ids: Ids
-
-
-@dataclass(frozen=True)
-class Numeric:
-    """One standardised column. `fill` is the raw value that stands for a missing one; it is never moved."""
-
-    name: str
-    mean: float
-    scale: float
-    fill: float
-    missing: str
-
-    def encode(self, values: Floats) -> Floats:
-        """float64[n] with nan for missing → z float64[n]."""
-        if self.scale == 0:
-            return np.zeros(len(values))
-        encoded: Floats = (np.where(np.isfinite(values), values, self.fill) - self.mean) / self.scale
-        return encoded
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Seen values → 1, 2, …; anything else is 0, the unknown."""
-
-    kind: ClassVar[str] = "embed"
-    name: str
-    dim: int
-    values: tuple[Value, ...]
-
-    @property
-    def buckets(self) -> int:
-        return len(self.values) + 1
-
-    def encode(self, column: pa.ChunkedArray) -> Ids:
-        codes, uniques = _codes(column)
-        known = {value: number for number, value in enumerate(self.values, start=1)}
-        return np.array([*(known.get(value, 0) for value in uniques), known.get(None, 0)], dtype=np.int64)[codes]
-
-    def grow(self, column: pa.ChunkedArray) -> Vocabulary:
-        """The same with the values that it hasn't seen appended, sorted: no old id changes."""
-        seen = set(self.values)
-        return replace(self, values=self.values + tuple(value for value in _distinct(column) if value not in seen))
-
-
-@dataclass(frozen=True)
-class Hashing:
-    """Bucket and sign by BLAKE2b of the feature's name and the value's text: the same on every machine, for ever."""
-
-    kind: ClassVar[str] = "hash"
-    name: str
-    dim: int
-    size: int
-
-    @property
-    def buckets(self) -> int:
-        return 2 * self.size + 1
-
-    def encode(self, column: pa.ChunkedArray) -> Ids:
-        codes, uniques = _codes(column)
-        return np.array([*(self._id(value) for value in uniques), 0], dtype=np.int64)[codes]
-
-    def _id(self, value: Value) -> int:
-        if value is None:
-            return 0
-        text = value if isinstance(value, str) else repr(int(value)) if float(value).is_integer() else repr(value)
-        number = int.from_bytes(blake2b(f"{self.name}\0{text}".encode(), digest_size=8).digest(), "little")
-        return 1 + number % self.size + (self.size if number >> 63 else 0)
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Between the inner quantile edges of the training part: id = 1 + number of edges ≤ x; 0 = missing."""
-
-    kind: ClassVar[str] = "bins"
-    name: str
-    dim: int
-    edges: tuple[float, ...]
-
-    @property
-    def buckets(self) -> int:
-        return len(self.edges) + 2
-
-    def encode(self, column: pa.ChunkedArray) -> Ids:
-        values = _numbers(self.name, column)
-        ids = 1 + np.searchsorted(np.array(self.edges), values, side="right").astype(np.int64)
-        return np.where(np.isfinite(values), ids, 0)
-
-
-IdEncoder = Vocabulary | Hashing | Bins
-ID_ENCODERS: dict[str, type[Vocabulary] | type[Hashing] | type[Bins]] = {
-    encoder.kind: encoder for encoder in (Vocabulary, Hashing, Bins)
-}
 
 
 @dataclass(frozen=True)
@@ -210,7 +142,7 @@ class Transforms:
 
     def apply(self, rows: pa.Table) -> Inputs:
         """Encode rows. DataError where a column isn't there or holds what its encoding can't take."""
-        raw = {column.name: _numbers(column.name, _column(rows, column.name)) for column in self.numeric}
+        raw = {column.name: numbers(column.name, _column(rows, column.name)) for column in self.numeric}
         dense = np.zeros((len(rows), len(self.numeric) + len(self.indicators)), dtype=np.float32)
         for index, column in enumerate(self.numeric):
             dense[:, index] = column.encode(raw[column.name])
@@ -229,7 +161,7 @@ class Transforms:
         """
         columns, moves, indicators = [], [], list(self.indicators)
         for index, old in enumerate(self.numeric):
-            values = _numbers(old.name, _column(rows, old.name))
+            values = numbers(old.name, _column(rows, old.name))
             mean, scale = _standard(values)
             new = replace(old, mean=mean, scale=scale)
             if _may_move(old, new, restandardise=restandardise):
@@ -271,7 +203,7 @@ class Transforms:
     def from_dict(cls, tree: dict[str, Any]) -> Transforms:
         try:
             numeric = tuple(Numeric(**column) for column in tree["numeric"])
-            ids = tuple(_id_encoder(dict(encoder)) for encoder in tree["ids"])
+            ids = tuple(id_encoder(dict(encoder)) for encoder in tree["ids"])
             return cls(numeric, tuple(tree["indicators"]), ids)
         except (KeyError, TypeError) as error:
             raise StateError(f"transforms can't be restored: {error!r}") from None
@@ -291,16 +223,16 @@ def fit(use_case: UseCase, objective: str, rows: pa.Table) -> Transforms:
         for name in feature_columns(feature):
             column = _column(rows, name)
             if (encoding := encoding_of(feature)) == "numeric":
-                values = _numbers(name, column)
+                values = numbers(name, column)
                 numeric.append(_fit_numeric(name, feature, values))
                 if feature.missing == "indicator" and not np.isfinite(values).all():
                     indicators.append(name)
             elif encoding == "embed":
-                ids.append(Vocabulary(name, feature.dim, _distinct(column)))
+                ids.append(Vocabulary(name, feature.dim, distinct(column)))
             elif encoding == "hash":
                 ids.append(Hashing(name, feature.dim, feature.buckets))
             elif encoding == "bins":
-                ids.append(Bins(name, feature.dim, _edges(_numbers(name, column), feature.bins)))
+                ids.append(Bins(name, feature.dim, quantile_edges(numbers(name, column), feature.bins)))
     if not numeric and not ids:
         raise DataError(f"objective {objective!r} has no feature to learn from: every one is encode: none")
     return Transforms(tuple(numeric), tuple(indicators), tuple(ids))
@@ -314,13 +246,6 @@ def features_of(use_case: UseCase, objective: str) -> tuple[Feature, ...]:
 def encoding_of(feature: Feature) -> Encoding:
     """A cross is a category: where its file says nothing (numeric), it is hashed."""
     return "hash" if isinstance(feature, CrossFeature) and feature.encode == "numeric" else feature.encode
-
-
-def _id_encoder(tree: dict[str, Any]) -> IdEncoder:
-    made = ID_ENCODERS[tree.pop("kind")](**tree)
-    if isinstance(made, Vocabulary):
-        return replace(made, values=tuple(made.values))
-    return replace(made, edges=tuple(made.edges)) if isinstance(made, Bins) else made
 
 
 def _fit_numeric(name: str, feature: Feature, values: Floats) -> Numeric:
@@ -351,52 +276,9 @@ def _may_move(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
     return 1 / FARTHEST_MOVE <= ratio <= FARTHEST_MOVE and shift <= FARTHEST_MOVE
 
 
-def _edges(values: Floats, bins: int) -> tuple[float, ...]:
-    present = values[np.isfinite(values)]
-    if not len(present):
-        return ()
-    inner = np.quantile(present, np.linspace(0, 1, bins + 1)[1:-1])
-    return tuple(float(edge) for edge in np.unique(inner))
-
-
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in rows.column_names:
         raise DataError(
             f"rows have no column {name!r} for the feature of that name; {nearest(name, rows.column_names)}"
         )
     return rows.column(name)
-
-
-def _numbers(name: str, column: pa.ChunkedArray) -> Floats:
-    """float64[n]; null, nan and infinite are nan."""
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.int64())
-    elif pa.types.is_null(kind):
-        return np.full(len(column), np.nan)
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"feature {name!r} holds {kind}, not numbers; encode it by embed or hash")
-    values: Floats = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[Ids, list[Value]]:
-    """Each row's index into the distinct values; a null's is −1, so it takes the last place of a lookup."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # an empty column, or one too large for one chunk
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    if pa.types.is_null(array.type):
-        return np.full(len(array), -1, dtype=np.int64), []
-    if pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_nan(array), None, array)
-    if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.int64())
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, encoded.dictionary.to_pylist()
-
-
-def _distinct(column: pa.ChunkedArray) -> tuple[Value, ...]:
-    codes, uniques = _codes(column)
-    found: Iterable[Value] = sorted(uniques, key=lambda value: (isinstance(value, str), value))
-    return (*found, None) if (codes < 0).any() else tuple(found)

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from evermodel import storage
+from evermodel.artifacts import Window
 from evermodel.errors import EvermodelError
 from evermodel.profile import Profile
 
@@ -84,7 +85,15 @@ def _path(root: Path) -> str:
 
 
 def training_parameters(
-    *, use_case: str, windows: str, mode: str, reason: str, now: datetime, owner: str = "", key: str = ""
+    *,
+    use_case: str,
+    windows: str,
+    mode: str,
+    reason: str,
+    now: datetime,
+    owner: str = "",
+    key: str = "",
+    trigger: Window | None = None,
 ) -> dict[str, str]:
     """The parameters of the training pipeline, as texts; what is empty is settled by the run itself.
 
@@ -98,4 +107,5 @@ def training_parameters(
         "now": now.isoformat(),
         "owner": owner,
         "retrain_key": key,
+        "trigger": trigger.to_json() if trigger else "",
     }

@@ -116,7 +116,7 @@ def replay(
 
 def read_history(use_case: UseCase, *, data_dir: str | Path, out: str, progress: Progress) -> History:
     """Ingest every source (once: a second replay finds it) and compute all rows."""
-    log = EventLog(storage.join(out, "events"))
+    log = EventLog(storage.join(out, "events"), use_case.sources)
     for source in use_case.sources:
         report = ingest(use_case, source.name, log, data_dir=str(data_dir), now=from_micros(0))
         progress(f"{source.name}: {report.applied} applied, {report.duplicate} duplicate, {report.rejected} rejected")

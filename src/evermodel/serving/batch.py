@@ -88,7 +88,7 @@ def predict_batch(
 ) -> BatchManifest:
     """Score the Parquet rows at `rows_uri` (file or folder) into `out_uri`; skipped where its manifest says it is done.
 
-    Uses the Ray that is running, else starts a local one. IntegrityError, and no manifest, unless every row came out.
+    Uses the Ray that is running, the one that RAY_ADDRESS names, or else starts a local one. IntegrityError, and no manifest, unless every row came out.
     """
     target = storage.join(out_uri, MANIFEST)
     if storage.exists(target):
@@ -127,9 +127,10 @@ def _run(
 
     for name in ("ray", "ray.data"):  # what Ray says of itself is no answer, and not for whoever reads ours in a pipe
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():  # RAY_ADDRESS names one where there is one; only a local one can have no dashboard
-        local = None if os.environ.get("RAY_ADDRESS", "local") != "local" else False
-        ray.init(include_dashboard=local, log_to_driver=False, logging_level=logging.ERROR)
+    if not ray.is_initialized():  # an address is always given: without one Ray takes another's that is on the machine
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        dashboard = False if address == "local" else None  # only one of our own can be without
+        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # less than a CPU each: reading and scoring must fit beside each other, and beside Serve, on two
     filesystem, key = storage.filesystem(rows_uri)

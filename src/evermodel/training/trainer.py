@@ -103,15 +103,8 @@ def fit(
             learner, outcome = _read(folder, start)
     start.learner.__dict__.update(learner.__dict__)
     storage.write_text(storage.join(out, WORKERS), _workers(place))
-    _clean_up(place)
-    return outcome
-
-
-def _clean_up(place: str) -> None:
-    """Files first: a gateway on a folder lists folders as objects, and refuses to delete one that isn't empty yet."""
-    for uri in storage.list_files(place):
-        storage.delete_file(uri)
     storage.delete_tree(place)
+    return outcome
 
 
 def _workers(place: str) -> str:
@@ -270,13 +263,7 @@ def running_ray(num_workers: int) -> Iterator[None]:
 
 def ray_storage(uri: str) -> dict[str, Any]:
     """A place as Ray's RunConfig takes it: a whole path where it is local, else a filesystem and a path in it."""
-    if storage.local_path(uri) is not None:
-        return {"storage_path": absolute(uri)}
+    if (path := storage.local_path(uri)) is not None:
+        return {"storage_path": str(path.resolve())}
     filesystem, key = storage.filesystem(uri)
     return {"storage_path": key, "storage_filesystem": filesystem}
-
-
-def absolute(uri: str) -> str:
-    """Ray wants whole paths."""
-    path = storage.local_path(uri)
-    return str(path.resolve()) if path is not None else uri

@@ -19,7 +19,7 @@ from evermodel.errors import DataError, StateError
 from evermodel.features import training_set
 from evermodel.training import loop
 from evermodel.training.start import from_scratch
-from evermodel.training.trainer import absolute, running_ray
+from evermodel.training.trainer import ray_storage, running_ray
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def tune_objective(
             tune.with_parameters(_try, job=job),
             param_space=space,
             tune_config=tune.TuneConfig(search_alg=search, num_samples=num_trials, max_concurrent_trials=1),
-            run_config=tune.RunConfig(name=objective, storage_path=absolute(place), verbose=0),
+            run_config=tune.RunConfig(name=objective, verbose=0, **ray_storage(place)),
         ).fit()
         if results.errors:
             raise StateError(f"{len(results.errors)} of {num_trials} trials failed: {results.errors[0]}")

@@ -46,7 +46,7 @@ def tell(desk: Desk, *alerts: dict[str, Any]) -> httpx.Response:
 @pytest.fixture
 def rows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The story has a ledger and no events: so many rows are new."""
-    monkeypatch.setattr("evermodel.journey._new_rows", lambda *_: 6000)
+    monkeypatch.setattr("evermodel.journey.retraining._new_rows", lambda *_: 6000)
     return desk
 
 

@@ -145,9 +145,11 @@ def test_writers_at_once_apply_each_key_once(tmp_path: Path) -> None:
 
 
 CRASHES = """
-import os, sys
+import sys
 import pandas  # which arrow would import in every child
+from killed import at_each_step
 from shop import NOW, raw, shop, visit
+from evermodel import storage
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest_table
 
@@ -156,35 +158,12 @@ def work(root):
     report = ingest_table(shop(), "visits", raw(rows), EventLog(root), batch_id="one", now=NOW)
     assert report.duplicate == (4 if report.applied == 0 else 1)
 
-def child(step, failpoint=None):
-    pid = os.fork()
-    if pid == 0:
-        if failpoint:
-            os.environ["EVERMODEL_FAILPOINT"] = str(failpoint)
-        try:
-            step()
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
 def check(root):
-    from evermodel import storage
     assert sorted(EventLog(root).read("visits").column("visit").to_pylist()) == [1, 19]
     rejects = storage.list_files(root + "/_rejects", suffix=".parquet")
     assert [storage.read_table(path).num_rows for path in rejects] == [1]
 
-for ordinal in range(1, 100):
-    root = sys.argv[1] + f"/{ordinal}"
-    died = child(lambda: work(root), ordinal)
-    if died:
-        assert os.WTERMSIG(died) == 9, died
-        assert child(lambda: work(root)) == 0
-    assert child(lambda: check(root)) == 0
-    if not died:
-        break
-print(ordinal)
+print(at_each_step(sys.argv[1], work, check))
 """
 
 

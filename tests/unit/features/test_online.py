@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shop import CASE, START, shop_log
+from online_shop import CASE, START, shop_log
 
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest_table
@@ -50,6 +50,15 @@ def test_each_materialisation_is_kept_offline(log: EventLog, tmp_path: Path) -> 
     assert [pq.read_table(file)["event_timestamp"][0].as_py() for file in files] == [
         START + timedelta(days=d) for d in (3, 4)
     ]
+
+
+def test_before_the_first_event_of_a_source_its_features_are_empty(tmp_path: Path) -> None:
+    """The ingester refreshes features as soon as one topic has brought something."""
+    log = EventLog(str(tmp_path / "events"), CASE.sources)
+    store = PackedStore(tmp_path / "online.db")
+    assert materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START) == 0
+    read = OnlineStore(CASE, str(tmp_path / "online.db")).read("user", ["u1"], timeout_s=1)
+    assert read["page_3d"].to_pylist() == [None]
 
 
 def test_an_earlier_now_does_not_overwrite_a_later_one(log: EventLog, tmp_path: Path) -> None:

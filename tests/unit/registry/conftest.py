@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_releases import WINDOW, MakeRelease, manifest
+from small_bundles import small_bundle
+from small_releases import GIVEN, WINDOW, MakeRelease
 
-from evermodel import bundle, storage
+from evermodel import storage
 from evermodel.artifacts import Release
 from evermodel.ledger import Ledger
 
@@ -22,18 +22,7 @@ def release(tmp_path: Path) -> MakeRelease:
 
     def make(name: str, parent: str | None = None, objectives: tuple[str, ...] = ("up",)) -> Release:
         home = str(tmp_path / "releases" / name)
-        parts = tuple(
-            bundle.pack(
-                storage.join(home, objective),
-                objective=objective,
-                model={"objective": objective, "scorer": "nothing:opens_it"},
-                weights={"w": np.frombuffer(name.encode().ljust(8), np.uint8).astype(np.float32)},
-                state={},
-                moments={"m": np.zeros(1, np.float32)},
-                manifest=manifest(name, objective),
-            )
-            for objective in objectives
-        )
+        parts = tuple(small_bundle(home, name, objective=objective, **GIVEN) for objective in objectives)
         storage.write_text(storage.join(home, "card.md"), f"# {name}\n")
         return Release(
             use_case="electricity",

@@ -3,33 +3,19 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from small_bundles import training_manifest
+
 from evermodel.artifacts import EvaluationReport, Interval, Release, TrainingManifest, Verdict, Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = Window(start=START, end=datetime(2026, 1, 8, tzinfo=UTC))
 PASSED = Verdict(word="promote", difference=Interval(point=0.02, low=0.01, high=0.03), reasons=("better than a",))
+GIVEN = {"use_case": "electricity", "mode": "from_scratch", "windows": (WINDOW,), "cursor": WINDOW.end}
 MakeRelease = Callable[..., Release]
 
 
 def manifest(name: str, objective: str = "up") -> TrainingManifest:
-    return TrainingManifest(
-        use_case="electricity",
-        objective=objective,
-        mode="from_scratch",
-        windows=(WINDOW,),
-        rows=10,
-        epochs=2,
-        rows_trained=20,
-        row_digest=name,
-        data_version="1",
-        config_digest="2",
-        features=("day", "period"),
-        code_version="3",
-        seed=0,
-        seconds=0.5,
-        final_loss=0.6,
-        cursor=WINDOW.end,
-    )
+    return training_manifest(name, objective=objective, **GIVEN)
 
 
 def report(release: Release, verdict: Verdict = PASSED) -> EvaluationReport:

@@ -1,0 +1,87 @@
+"""The use-case file: all that makes one model's life, as frozen models. `load` reads and checks it.
+
+The sections, in the order in which a model lives through them; each is a module of its own:
+
+| module | sections of the file | what they say |
+|---|---|---|
+| `data` | entities, sources, predict, labels | where rows come from, which are answered, and what became of them |
+| `features` | features | what the models see |
+| `training` | objectives, split, training | what learns, first and in every later turn |
+| `judging` | evaluation, gate, slices, behaviour | when a challenger may go live |
+| `life` | serving, monitoring, retraining, business | what happens then, until the next turn |
+
+`case` holds them together and checks what one says of another; `terms` is what all are written in; `reading` makes a
+`UseCase` of a text. What is wrong is said with the file, the line, the path, the value and the nearest valid name;
+nothing is guessed.
+"""
+
+from evermodel.artifacts import Time, Window
+from evermodel.use_case.case import RESERVED, UseCase, source_columns, with_seed
+from evermodel.use_case.data import Clock, Entity, Field, Label, Prediction, RowNumber, Source
+from evermodel.use_case.features import (
+    CalendarFeature,
+    ColumnFeature,
+    CrossFeature,
+    CustomFeature,
+    Encoding,
+    Feature,
+    LagFeature,
+    WindowFeature,
+    feature_columns,
+)
+from evermodel.use_case.judging import LESS_IS_BETTER, METRICS, Behaviour, Evaluation, Gate, Slice
+from evermodel.use_case.life import BusinessFigure, Drift, Monitoring, Retraining, Serving
+from evermodel.use_case.reading import json_schema, load, parse
+from evermodel.use_case.terms import UNITS, Duration, Name, Section, Share, format_duration, parse_duration
+from evermodel.use_case.training import Model, Objective, Split, Stateful, Training
+
+__all__ = [
+    "LESS_IS_BETTER",
+    "METRICS",
+    "RESERVED",
+    "UNITS",
+    "Behaviour",
+    "BusinessFigure",
+    "CalendarFeature",
+    "Clock",
+    "ColumnFeature",
+    "CrossFeature",
+    "CustomFeature",
+    "Drift",
+    "Duration",
+    "Encoding",
+    "Entity",
+    "Evaluation",
+    "Feature",
+    "Field",
+    "Gate",
+    "Label",
+    "LagFeature",
+    "Model",
+    "Monitoring",
+    "Name",
+    "Objective",
+    "Prediction",
+    "Retraining",
+    "RowNumber",
+    "Section",
+    "Serving",
+    "Share",
+    "Slice",
+    "Source",
+    "Split",
+    "Stateful",
+    "Time",
+    "Training",
+    "UseCase",
+    "Window",
+    "WindowFeature",
+    "feature_columns",
+    "format_duration",
+    "json_schema",
+    "load",
+    "parse",
+    "parse_duration",
+    "source_columns",
+    "with_seed",
+]

@@ -1,0 +1,131 @@
+"""The world outside: a pod in another namespace that ranks over HTTP, sends events to Kafka, and makes load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster import until
+from deployment import RELEASE, ROOT, Deployment
+
+from evermodel.artifacts import Window
+
+HERE = Path(__file__).parent
+POD = "visitors"
+PROJECT = "/etc/evermodel/project"
+
+
+@dataclass(frozen=True)
+class Visitors:
+    """What the pod is asked to do."""
+
+    deployment: Deployment
+
+    def arrive(self) -> None:
+        """Make the pod, or find it; its scripts are brought up to date."""
+        profile = {"state": "/tmp/state", "broker": f"{RELEASE}-kafka.{self.deployment.space.name}.svc:9092"}
+        files = {
+            "evermodel.yaml": yaml.safe_dump(profile),
+            "restaurants.yaml": (ROOT / "use_cases" / "restaurants.yaml").read_text(),
+            "load.py": (HERE / "load.py").read_text(),
+            "market.py": (HERE / "market.py").read_text(),
+        }
+        paths = [{"key": name, "path": name} for name in files if name != "restaurants.yaml"]
+        paths.append({"key": "restaurants.yaml", "path": "use_cases/restaurants.yaml"})
+        space = self.deployment.clients
+        space.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POD}, "data": files},
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": POD, "labels": {"app": POD}},
+                "spec": {
+                    "restartPolicy": "Always",
+                    "automountServiceAccountToken": False,
+                    "terminationGracePeriodSeconds": 1,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 1000,
+                        "fsGroup": 1000,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {
+                            "name": POD,
+                            "image": self.deployment.images["control"],
+                            "command": ["sleep", "infinity"],
+                            "env": [{"name": "EVERMODEL_PROJECT", "value": PROJECT}],
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
+                            "volumeMounts": [
+                                {"name": "files", "mountPath": PROJECT},
+                                {"name": "token", "mountPath": "/etc/evermodel/secrets/caller"},
+                            ],
+                        }
+                    ],
+                    "volumes": [
+                        {"name": "files", "configMap": {"name": POD, "items": paths}},
+                        {"name": "token", "secret": {"secretName": "caller"}},
+                    ],
+                },
+            },
+        )
+        until("the visitors' pod", lambda: space.ready_pods(f"app={POD}") or None, seconds=120)
+
+    def history(self, window: Window) -> dict[str, int]:
+        """The weeks without a model, sent to Kafka; rows by topic."""
+        return self._market("history", str(window))
+
+    def live(self, window: Window) -> dict[str, int]:
+        """A span of visitors who are ranked for over HTTP, and what they do, sent to Kafka; rows by topic."""
+        return self._market("live", str(window), self.deployment.serving_url)
+
+    def _market(self, *words: str) -> dict[str, int]:
+        said = self.deployment.clients.exec(POD, "python", f"{PROJECT}/market.py", *words, timeout=600)
+        rows: dict[str, int] = json.loads(said.splitlines()[-1])
+        return rows
+
+    @contextmanager
+    def load(self, *, rate: float = 50, seconds: float = 600, url: str = "") -> Iterator[Load]:
+        """Requests while the block lasts (`seconds` at most); what came of them is there after it."""
+        asked = {
+            "url": f"{url or self.deployment.serving_url}/v1/restaurants/rank",
+            "rate": rate,
+            "seconds": seconds,
+            "body": self.deployment.example(),
+            "token_file": "/etc/evermodel/secrets/caller/token",
+        }
+        space, found = self.deployment.clients, Load()
+        space.exec(POD, "rm", "-f", "/tmp/stop")
+        command = ["kubectl", "-n", space.name, "exec", POD, "--", "python", f"{PROJECT}/load.py", json.dumps(asked)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield found
+            finally:
+                space.exec(POD, "touch", "/tmp/stop")
+                try:
+                    said, error = process.communicate(timeout=60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+        if process.returncode != 0:
+            raise AssertionError(f"the load client ended badly: {error[-2000:]}")
+        found.result.update(json.loads(said.splitlines()[-1]))
+
+
+class Load:
+    """What the load client found: empty until its block has ended."""
+
+    def __init__(self) -> None:
+        self.result: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return json.dumps({key: value for key, value in self.result.items() if key != "failed_at"})

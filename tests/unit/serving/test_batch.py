@@ -1,0 +1,43 @@
+"""Which Ray a batch prediction runs on: never one that it only happens to find."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from serving_cases import release, shop
+
+from evermodel import storage
+from evermodel.serving.batch import predict_batch
+
+
+class AskedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("named", "address", "dashboard"),
+    [(None, "local", False), ("", "local", False), ("10.0.0.7:6379", "10.0.0.7:6379", None)],
+)
+@pytest.mark.filterwarnings("ignore")  # Ray's own, at its import
+def test_its_ray_is_the_one_that_is_named_or_one_of_its_own(
+    named: str | None, address: str, dashboard: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    asked: list[dict[str, Any]] = []
+
+    def init(**options: Any) -> None:
+        asked.append(options)
+        raise AskedError
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    storage.write_table(tmp_path / "rows.parquet", pa.table({"row_id": [1]}))
+    with pytest.raises(AskedError):
+        predict_batch(shop(), release(shop()), str(tmp_path / "rows.parquet"), str(tmp_path / "out"), batch_size=1)
+    (options,) = asked
+    assert (options.get("address"), options["include_dashboard"]) == (address, dashboard)

@@ -1,0 +1,31 @@
+"""Tuning with its rows and its trials on S3."""
+
+from pathlib import Path
+
+import pytest
+from pumps import CASE, FIRST, NAME, readings, write_readings, write_use_case
+from servers import s3_server
+
+from evermodel import journey, storage
+from evermodel.features import training_set
+from evermodel.journey import Project
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evermodel.training.tuning import tune_objective
+
+    write_use_case(tmp_path).write_text(CASE.lstrip() + "split: {validation: 0.2}\n")
+    (tmp_path / "evermodel.yaml").write_text("profile: local\n")
+    write_readings(tmp_path / "data", readings(3))
+    project = Project.open(tmp_path)
+    journey.ingest(project, NAME, data_dir=tmp_path / "data", now=FIRST.end)
+    plan = journey.plan(project, NAME, now=FIRST.end)
+    turn = training_set.load(journey.build_training_set(project, plan))
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with s3_server(monkeypatch) as state:
+        found = tune_objective(project.find(NAME)[1], "failed", turn, num_trials=1, seed=1, out=state)
+        assert len(found.trials) == 1
+        assert storage.list_files(state) == []
