@@ -189,6 +189,22 @@ def dns_peers() -> list[Object]:
     return [{"ipBlock": {"cidr": f"{address}/32"}} for address in configuration["kubeletconfig"]["clusterDNS"]]
 
 
+def node_addresses() -> list[str]:
+    """The nodes' own addresses."""
+    found = json.loads(run("kubectl", "get", "nodes", "-o", "json"))["items"]
+    return [one["address"] for node in found for one in node["status"]["addresses"] if one["type"] == "InternalIP"]
+
+
+def outside_peers() -> list[Object]:
+    """The NetworkPolicy peers of this machine at a NodePort: its own address, and those that a node may put in its place."""
+    found = set(node_addresses())
+    for address in list(found):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+            found.add(probe.getsockname()[0])
+    return [{"ipBlock": {"cidr": f"{address}/32"}} for address in sorted(found)]
+
+
 def nodes() -> list[str]:
     """The nodes that pods can be put on."""
     found = json.loads(run("kubectl", "get", "nodes", "-o", "json"))["items"]

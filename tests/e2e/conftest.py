@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from cluster import Namespace, missing
-from deployment import CLIENTS, NAMESPACE, Deployment, remove
+from deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
+from visitors import HISTORY, First, Visitors
 
 HERE = Path(__file__).parent
 KEPT = Path(os.environ.get("E2E_KEEP") or "/nonexistent")
@@ -52,3 +53,28 @@ def deployment(images: dict[str, str]) -> Iterator[Deployment]:
         KEPT.write_text(json.dumps({"tokens": found.tokens, "canaries": found.canaries}))
     else:
         remove()
+
+
+@pytest.fixture(scope="session")
+def visitors(deployment: Deployment) -> Visitors:
+    found = Visitors(deployment)
+    found.arrive()
+    return found
+
+
+@pytest.fixture(scope="session")
+def first(deployment: Deployment, visitors: Visitors, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """The first champion: trained on the history, which came through Kafka."""
+    events = tmp_path_factory.mktemp("events")
+    sent = visitors.history()
+    deployment.read_state(f"{USE_CASE}/events", events)
+    run = deployment.evermodel(
+        "retrain", USE_CASE, "--mode", "from_scratch", "--now", HISTORY.end.isoformat(), timeout=1200
+    )
+    return First(sent, events, run)
+
+
+@pytest.fixture(scope="session")
+def champion(deployment: Deployment, request: pytest.FixtureRequest) -> str:
+    """Whichever champion there is, or the first one."""
+    return deployment.champion() or str(request.getfixturevalue("first").run["release"])

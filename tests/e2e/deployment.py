@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
+import subprocess
+import tarfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster import Namespace, Object, api_server_peers, dns_peers, helm, run, until
+from cluster import (
+    Failed,
+    Namespace,
+    Object,
+    api_server_peers,
+    dns_peers,
+    helm,
+    node_addresses,
+    outside_peers,
+    run,
+    until,
+)
 
 from evermodel import use_case
 from evermodel.artifacts import Window
@@ -22,6 +37,7 @@ from evermodel.demo import rank_body
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "evermodel"
 RELEASE = "evermodel"
+USE_CASE = "restaurants"
 NAMESPACE = os.environ.get("E2E_NAMESPACE", "evermodel-e2e")
 CLIENTS = f"{NAMESPACE}-clients"  # from where visitors come: another namespace, with a label that serving lets in
 FIRST_DAY = datetime(2026, 1, 19, tzinfo=UTC)  # after the history of the use case's simulator
@@ -79,7 +95,7 @@ class Deployment:
 
     def values(self) -> Object:
         """What the chart needs here: images, the names of Secrets, and the cluster's own peers."""
-        visitors = [{"namespaceSelector": {"matchLabels": {"evermodel.io/visitors": "yes"}}}]
+        visitors: list[Object] = [{"namespaceSelector": {"matchLabels": {"evermodel.io/visitors": "yes"}}}]
         values: Object = yaml.safe_load((ROOT / "tests" / "e2e" / "values.yaml").read_text())
         for role, image in self.images.items():
             repository, _, digest = image.partition("@")
@@ -87,16 +103,16 @@ class Deployment:
         values["networkPolicy"] = {
             "dns": dns_peers(),
             "apiServer": api_server_peers(),
-            "ingress": {"serving": visitors, "kafka": visitors},
+            "ingress": {"serving": [*visitors, *outside_peers()], "kafka": visitors},
         }
         return values
 
     def install(self, *extra: str, values: Object | None = None, chart: Path = CHART) -> str:
         """`helm upgrade --install`, with the values on stdin; what helm said."""
-        use_case = ROOT / "use_cases" / "restaurants.yaml"
+        text = ROOT / "use_cases" / f"{USE_CASE}.yaml"
         return helm(
             "upgrade", "--install", RELEASE, str(chart), "-n", self.space.name, "-f", "-",
-            "--set-file", f"useCases.restaurants={use_case}", "--timeout", "10m", *extra,
+            "--set-file", f"useCases.{USE_CASE}={text}", "--timeout", "10m", *extra,
             said=yaml.safe_dump(values or self.values()),
         )  # fmt: skip
 
@@ -123,6 +139,45 @@ class Deployment:
     def serving_url(self) -> str:
         return f"http://{self.serving_service}.{self.space.name}.svc:8000"
 
+    @property
+    def outside_url(self) -> str:
+        """Serving's NodePort, from outside of the cluster."""
+        (port,) = self.space.get("service", self.serving_service)["spec"]["ports"]
+        return f"http://{node_addresses()[0]}:{port['nodePort']}"
+
+    def ingested(self) -> dict[str, float]:
+        """Rows of each topic that the ingester has put into the event log since it started, as its metrics say."""
+        with self.space.forward(f"svc/{RELEASE}-ingester", 9100) as url:
+            text = run("curl", "-s", f"{url}/metrics")
+        applied = r'^evermodel_stream_rows_total\{outcome="applied",topic="([^"]+)"\} (\S+)$'
+        return {topic: float(rows) for topic, rows in re.findall(applied, text, re.MULTILINE)}
+
+    def champion(self) -> str | None:
+        """The champion's id, as the ledger has it."""
+        (row,) = self.evermodel("status", USE_CASE)
+        champion: str | None = row["champion"]
+        return champion
+
+    def live(self) -> set[str | None]:
+        """The releases that answer a few requests: None for the fallback."""
+        body, found = json.dumps(self.example()), set()
+        with self.space.forward(f"svc/{self.serving_service}", 8000) as url:
+            for _ in range(6):
+                said = run("curl", "-s", "-H", f"authorization: Bearer {self.tokens['caller']}",
+                           "-H", "content-type: application/json", "-d", body, f"{url}/v1/{USE_CASE}/rank")  # fmt: skip
+                found.add(json.loads(said)["release"])
+        return found
+
+    def read_state(self, place: str, to: Path) -> None:
+        """Copy a folder of the state to this machine."""
+        script = (ROOT / "tests" / "e2e" / "state.py").read_bytes()
+        command = ["kubectl", "-n", self.space.name, "exec", "-i", f"deploy/{RELEASE}-control", "-c", "control"]
+        done = subprocess.run([*command, "--", "python", "-", place], input=script, capture_output=True, timeout=300)
+        if done.returncode != 0:
+            raise Failed(done.stderr.decode()[-2000:])
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(to, filter="data")
+
     def control(self, *command: str, timeout: float = 600) -> str:
         """Run something where the control service runs, with its project and rights."""
         return self.space.exec(f"deploy/{RELEASE}-control", *command, timeout=timeout)
@@ -134,7 +189,7 @@ class Deployment:
     @staticmethod
     def example() -> Any:
         """The body of a ranking as a visitor of the first live day asks for it."""
-        case = use_case.load(ROOT / "use_cases" / "restaurants.yaml")
+        case = use_case.load(ROOT / "use_cases" / f"{USE_CASE}.yaml")
         candidates = Simulator(case).requests(Window(start=FIRST_DAY, end=FIRST_DAY + timedelta(hours=12))).to_pylist()
         first = [row for row in candidates if row[case.predict.group] == candidates[0][case.predict.group]]
         return json.loads(rank_body(case, first, k=5))

@@ -7,18 +7,36 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 from cluster import until
-from deployment import RELEASE, ROOT, Deployment
+from deployment import FIRST_DAY, RELEASE, ROOT, USE_CASE, Deployment
 
 from evermodel.artifacts import Window
 
 HERE = Path(__file__).parent
 POD = "visitors"
 PROJECT = "/etc/evermodel/project"
+
+
+HISTORY = Window(start=FIRST_DAY - timedelta(days=14), end=FIRST_DAY)
+
+
+def live_day(number: int) -> Window:
+    """The days after the history, from 0 on."""
+    return Window(start=FIRST_DAY + timedelta(days=number), end=FIRST_DAY + timedelta(days=number + 1))
+
+
+@dataclass(frozen=True)
+class First:
+    """How the first champion came to be: rows sent by topic, a copy of the event log as it was then, the run."""
+
+    sent: dict[str, int]
+    events: Path
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,12 +50,12 @@ class Visitors:
         profile = {"state": "/tmp/state", "broker": f"{RELEASE}-kafka.{self.deployment.space.name}.svc:9092"}
         files = {
             "evermodel.yaml": yaml.safe_dump(profile),
-            "restaurants.yaml": (ROOT / "use_cases" / "restaurants.yaml").read_text(),
+            f"{USE_CASE}.yaml": (ROOT / "use_cases" / f"{USE_CASE}.yaml").read_text(),
             "load.py": (HERE / "load.py").read_text(),
             "market.py": (HERE / "market.py").read_text(),
         }
-        paths = [{"key": name, "path": name} for name in files if name != "restaurants.yaml"]
-        paths.append({"key": "restaurants.yaml", "path": "use_cases/restaurants.yaml"})
+        paths = [{"key": name, "path": name} for name in files if name != f"{USE_CASE}.yaml"]
+        paths.append({"key": f"{USE_CASE}.yaml", "path": f"use_cases/{USE_CASE}.yaml"})
         space = self.deployment.clients
         space.apply(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POD}, "data": files},
@@ -80,24 +98,31 @@ class Visitors:
         )
         until("the visitors' pod", lambda: space.ready_pods(f"app={POD}") or None, seconds=120)
 
-    def history(self, window: Window) -> dict[str, int]:
-        """The weeks without a model, sent to Kafka; rows by topic."""
-        return self._market("history", str(window))
+    def history(self) -> dict[str, int]:
+        """The weeks without a model, sent to Kafka, until they are in the event log; rows by topic."""
+        return self._market("history", str(HISTORY))
 
     def live(self, window: Window) -> dict[str, int]:
-        """A span of visitors who are ranked for over HTTP, and what they do, sent to Kafka; rows by topic."""
+        """Visitors who are ranked for over HTTP, and what they do, sent to Kafka and taken in; rows by topic."""
         return self._market("live", str(window), self.deployment.serving_url)
 
     def _market(self, *words: str) -> dict[str, int]:
+        before = self.deployment.ingested()
         said = self.deployment.clients.exec(POD, "python", f"{PROJECT}/market.py", *words, timeout=600)
-        rows: dict[str, int] = json.loads(said.splitlines()[-1])
-        return rows
+        sent: dict[str, int] = json.loads(said.splitlines()[-1])
+
+        def arrived() -> bool:
+            now = self.deployment.ingested()
+            return all(now.get(topic, 0.0) - before.get(topic, 0.0) >= rows for topic, rows in sent.items())
+
+        until(f"{sent} in the event log", arrived, seconds=180)
+        return sent
 
     @contextmanager
     def load(self, *, rate: float = 50, seconds: float = 600, url: str = "") -> Iterator[Load]:
         """Requests while the block lasts (`seconds` at most); what came of them is there after it."""
         asked = {
-            "url": f"{url or self.deployment.serving_url}/v1/restaurants/rank",
+            "url": f"{url or self.deployment.serving_url}/v1/{USE_CASE}/rank",
             "rate": rate,
             "seconds": seconds,
             "body": self.deployment.example(),
