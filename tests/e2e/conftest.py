@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cluster import Namespace, missing
 from deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
-from visitors import HISTORY, First, Visitors
+from visitors import FIRST_RUN, First, Visitors
 
 HERE = Path(__file__).parent
 KEPT = Path(os.environ.get("E2E_KEEP") or "/nonexistent")
@@ -68,9 +68,7 @@ def first(deployment: Deployment, visitors: Visitors, tmp_path_factory: pytest.T
     events = tmp_path_factory.mktemp("events")
     sent = visitors.history()
     deployment.read_state(f"{USE_CASE}/events", events)
-    run = deployment.evermodel(
-        "retrain", USE_CASE, "--mode", "from_scratch", "--now", HISTORY.end.isoformat(), timeout=1200
-    )
+    run = deployment.evermodel("retrain", USE_CASE, *FIRST_RUN, timeout=1200)
     return First(sent, events, run)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cluster import Failed, until
 from deployment import RELEASE, ROOT, USE_CASE, Deployment
-from visitors import First, Visitors, live_day
+from visitors import FIRST_RUN, First, Visitors, live_day
 
 from evermodel.artifacts import Window
 
@@ -110,7 +110,7 @@ def test_the_local_profile_comes_to_the_same(
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout + done.stderr
 
-    python("evermodel.cli", "retrain", USE_CASE, "--mode", "from_scratch", "--now", QUIET.start.isoformat())
+    python("evermodel.cli", "retrain", USE_CASE, *FIRST_RUN)
     for folder in ("events", "requests"):
         shutil.rmtree(state / folder, ignore_errors=True)
         deployment.read_state(f"{USE_CASE}/{folder}", state / folder)

@@ -48,6 +48,7 @@ COMPONENTS = (*STORES, *PROGRAMS, *RUNS, "training")
 RAY = "serving-head serving-worker"
 MAY_REACH = {
     "control:8080": "test",
+    "ingester:9100": "",
     "mlflow:5000": "control monitoring pipeline",
     "postgresql:5432": "control ingester monitoring features mlflow pipeline test",
     "redis:6379": "control ingester features pipeline training serving-worker test",
@@ -90,6 +91,7 @@ MAY_BE_SEEN = {
     ("gcs-redis", "serving-head", "cmdline"),
     ("ray-token", "serving-head", "environ"),
     ("ray-token", "serving-worker", "environ"),
+    ("ray-token", "training", "environ"),
     ("s3-access", "s3", "environ"),
     ("s3-secret", "s3", "environ"),
 }
@@ -117,7 +119,7 @@ def strangers() -> Iterator[Namespace]:
     space = Namespace(f"{NAMESPACE}-strangers")
     space.create()
     yield space
-    run("kubectl", "delete", "namespace", space.name, "--ignore-not-found", "--wait=false")
+    run("kubectl", "delete", "namespace", space.name, "--ignore-not-found")
 
 
 def may_reach(column: str) -> set[str]:
@@ -269,7 +271,8 @@ def test_no_process_or_log_holds_a_secret(deployment: Deployment, canaries: dict
                 found |= {(name, component_of(pod), file) for name in seen(text, canaries)}
                 read += len(text)
     print(f"{read:,} characters of processes: {sorted(found)}")
-    assert found == MAY_BE_SEEN
+    assert found <= MAY_BE_SEEN
+    assert found >= {one for one in MAY_BE_SEEN if one[1] != "training"}, "what must be there wasn't seen: look again"
     logs = {name_of(pod): space.logs(name_of(pod), "--tail=-1") for pod in space.pods(f"!{MARK}")}
     logs |= {f"{name} before": space.logs(name, "--tail=-1", "--previous") for name in list(logs)}
     heads = [pod for pod in running(deployment) if component_of(pod) in ("serving-head", "serving-worker")]
@@ -336,10 +339,12 @@ def refusals(url: str, paths: set[str], credentials: dict[str, str | None]) -> t
                     if header is not None:
                         headers |= {"authorization": header, "cookie": f"{SESSION}={header.partition(' ')[2]}.0"}
                     body = None if method in ("GET", "HEAD") else b"{}"
-                    status = client.request(method, path, headers=headers, content=body).status_code
-                    tried += 1
-                    if status not in (401, 403):
-                        let_in.append(f"{method} {path} {name}: {status}")
+                    bare = {key: value for key, value in headers.items() if key != "content-type"}
+                    for how, sent, said in (("", headers, body), (" without a body", bare, None)):
+                        status = client.request(method, path, headers=sent, content=said).status_code
+                        tried += 1
+                        if status not in (401, 403):
+                            let_in.append(f"{method} {path} {name}{how}: {status}")
     return tried, let_in
 
 

@@ -25,6 +25,16 @@ PROJECT = "/etc/evermodel/project"
 HISTORY = Window(start=FIRST_DAY - timedelta(days=14), end=FIRST_DAY)
 
 
+def from_scratch(hours: int) -> tuple[str, ...]:
+    """What asks for a run over the whole history, so many hours after its end: by then its labels are matured, so that
+    each such run has the same rows, and is another run."""
+    now = HISTORY.end + timedelta(hours=hours)
+    return ("--mode", "from_scratch", "--window", str(HISTORY), "--now", now.isoformat())
+
+
+FIRST_RUN = from_scratch(3)
+
+
 def live_day(number: int) -> Window:
     """The days after the history, from 0 on."""
     return Window(start=FIRST_DAY + timedelta(days=number), end=FIRST_DAY + timedelta(days=number + 1))
@@ -79,6 +89,7 @@ class Visitors:
                             "image": self.deployment.images["control"],
                             "command": ["sleep", "infinity"],
                             "env": [{"name": "EVERMODEL_PROJECT", "value": PROJECT}],
+                            "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}},
                             "securityContext": {
                                 "allowPrivilegeEscalation": False,
                                 "capabilities": {"drop": ["ALL"]},

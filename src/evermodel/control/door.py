@@ -72,16 +72,20 @@ class Door:
         state = scope.setdefault("state", {})
         state.update(caller=None, session=cookies.get(SESSION, ""), visit=cookies.get(VISIT) or new_visit())
         state["new_visit"] = not cookies.get(VISIT)
-        refusal = self._malformed(scope, headers) or self._known(scope, headers)
+        refusal = self._elsewhere(headers) or self._known(scope, headers) or self._malformed(scope, headers)
         if refusal is None:
             await self._app(scope, receive, dressed)
         else:
             await self._turn_away(refusal, scope, receive, dressed)
 
-    def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
-        """What is wrong with a request whoever sent it."""
+    def _elsewhere(self, headers: Headers) -> tuple[int, str, str] | None:
+        """Without tokens only this machine is answered."""
         if self._tokens is None and _host(headers.get("host", "")) not in LOCAL_HOSTS:
             return 421, "wrong_host", "in the local profile this answers to 127.0.0.1 and localhost only"
+        return None
+
+    def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
+        """What is wrong with a request of somebody who may ask: to others, nothing is said but who they aren't."""
         if scope["method"] in ("GET", "HEAD"):
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):

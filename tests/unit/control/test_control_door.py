@@ -84,6 +84,14 @@ def test_what_is_wrong_with_a_request_is_said(
     assert set(answer.json()) == {"code", "field", "reason"}
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET"])
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}, {"sec-fetch-site": "cross-site"}])
+def test_a_stranger_is_told_nothing_else(watched: Desk, method: str, headers: dict[str, str]) -> None:
+    """Whatever else is wrong with the request."""
+    answer = watched.client().ask(method, f"/api/v1/{NAME}/retrain", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
 def test_in_local_only_this_machine_is_the_local_user(local: Desk) -> None:
     assert local.client().get("/").status_code == 200
     for host, status in (
@@ -108,7 +116,7 @@ def test_in_local_another_sites_page_reaches_nothing(local: Desk) -> None:
 def test_a_browser_is_turned_away_by_a_page(watched: Desk) -> None:
     html = {"accept": "text/html", "sec-fetch-site": "cross-site", "content-type": "application/x-www-form-urlencoded"}
     answer = watched.client(**html).post(f"/use-cases/{NAME}/rollback", content=b"reason=x")
-    assert answer.status_code == 403 and "<h1>" in answer.text and "another site" in answer.text
+    assert answer.status_code == 401 and "<h1>" in answer.text and "sign in" in answer.text
 
 
 def test_a_fault_of_ours_is_opaque(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
