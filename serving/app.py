@@ -58,6 +58,7 @@ class AppArgs(BaseModel):
     model_replicas: int = Field(1, ge=1)
     num_gpus: float = Field(0.0, ge=0, description="of a model replica")
     num_cpus: float = Field(0.1, ge=0, description="of each replica, as Ray schedules them")
+    load_seconds: float = Field(60.0, gt=0, description="what a release has to be loaded and tried, or it isn't live")
     max_ongoing_requests: int = Field(200, ge=1, description="of each replica at a time")
     max_queued_requests: int = Field(400, ge=1, description="beyond: 429")
     flush_rows: int = Field(1000, ge=1)
@@ -108,7 +109,7 @@ class Models:
 
         cases = {name: use_cases.load(uri) for name, uri in args.use_cases.items()}
         readers = {name: _reader(case, args) for name, case in cases.items()}
-        self._live = LiveModels(cases, readers, opener=open_release, clock=_now)
+        self._live = LiveModels(cases, readers, opener=open_release, clock=_now, load_seconds=args.load_seconds)
         self._answer.set_max_batch_size(max(case.serving.max_batch_size for case in cases.values()))  # type: ignore[attr-defined]
         self._answer.set_batch_wait_timeout_s(min(case.serving.batch_wait for case in cases.values()) * 1e-6)  # type: ignore[attr-defined]
         self._watch: Watch | None = None

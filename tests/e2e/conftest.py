@@ -23,6 +23,7 @@ KEPT = Path(os.environ.get("E2E_KEEP") or "/nonexistent")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     why = None if os.environ.get("EVERMODEL_E2E") else "needs a cluster: `make cluster`, then `make e2e`"
     why = why or missing()
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)  # stable: all else as it was
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(1800))
@@ -49,7 +50,7 @@ def deployment(images: dict[str, str]) -> Iterator[Deployment]:
     found.install()
     found.wait_ready()
     yield found
-    if os.environ.get("E2E_KEEP"):
+    if os.environ.get("E2E_KEEP") and not found.uninstalled:
         KEPT.write_text(json.dumps({"tokens": found.tokens, "canaries": found.canaries}))
     else:
         remove()

@@ -41,6 +41,9 @@ USE_CASE = "restaurants"
 NAMESPACE = os.environ.get("E2E_NAMESPACE", "evermodel-e2e")
 CLIENTS = f"{NAMESPACE}-clients"  # from where visitors come: another namespace, with a label that serving lets in
 FIRST_DAY = datetime(2026, 1, 19, tzinfo=UTC)  # after the history of the use case's simulator
+SERVING_HEAD = "app.kubernetes.io/component=serving-head"
+SERVING_WORKER = "app.kubernetes.io/component=serving-worker"
+SECRETS = ("postgresql", "redis", "gcs-redis", "s3", "control", "serving", "caller")
 ROLES = ("admin", "viewer", "alertmanager", "service")
 
 
@@ -53,6 +56,7 @@ class Deployment:
     images: dict[str, str]
     tokens: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, str] = field(default_factory=dict)  # every secret value, by where it is kept
+    uninstalled: bool = False
 
     @classmethod
     def prepare(cls, images: dict[str, str]) -> Deployment:
@@ -117,9 +121,17 @@ class Deployment:
         )  # fmt: skip
 
     def wait_ready(self, seconds: float = 600) -> None:
-        """Until every pod of the release is ready (or has succeeded) and serving answers."""
-        until("every pod ready", lambda: not self.space.not_ready() or None, seconds=seconds, every=3)
-        until("serving's endpoints", lambda: self.endpoints() or None, seconds=seconds, every=2)
+        """Until all is whole."""
+        until("all pods ready, and serving in one piece", lambda: self.whole() or None, seconds=seconds, every=2)
+
+    def whole(self) -> bool:
+        """Every pod is ready (or has succeeded), and serving is one Ray cluster with both workers in the Service."""
+        return (
+            not self.space.not_ready()
+            and len(self.space.list("rayclusters", f"ray.io/originated-from-cr-name={RELEASE}-serving")) == 1
+            and len(self.space.ready_pods(SERVING_HEAD)) == 1
+            and len(self.endpoints()) == len(self.space.ready_pods(SERVING_WORKER)) == 2
+        )
 
     def endpoints(self) -> list[str]:
         """Addresses of the serving pods that get traffic."""
@@ -138,6 +150,11 @@ class Deployment:
     @property
     def serving_url(self) -> str:
         return f"http://{self.serving_service}.{self.space.name}.svc:8000"
+
+    @property
+    def secrets(self) -> list[str]:
+        """The Secrets that its administrator made."""
+        return [f"{RELEASE}-{name}" for name in SECRETS]
 
     @property
     def outside_url(self) -> str:

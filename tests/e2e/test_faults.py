@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 from cluster import Failed, Namespace, Object, is_ready, name_of, node_of, run, until
+from deployment import SERVING_HEAD as HEAD
+from deployment import SERVING_WORKER as WORKER
 from deployment import Deployment
 from surgeon import Surgeon
 from visitors import POD, Load, Visitors
 
-HEAD, WORKER = "app.kubernetes.io/component=serving-head", "app.kubernetes.io/component=serving-worker"
 OPERATOR = "app.kubernetes.io/component=kuberay-operator"
 RATE = 50
 SETTLED = 5.0  # seconds of load before a fault, and after all is whole again
@@ -35,22 +36,17 @@ def surgeon(deployment: Deployment) -> Iterator[Surgeon]:
         yield found
 
 
-def whole(deployment: Deployment) -> bool:
-    """Every pod ready, and both serving workers in the Service."""
-    return not deployment.space.not_ready() and len(deployment.endpoints()) == 2
-
-
 @contextmanager
 def under_load(visitors: Visitors, what: str, *, seconds: float = 240) -> Iterator[Load]:
     """Load around a fault; afterwards all is whole again, and how long that took is printed."""
     deployment = visitors.deployment
-    until("all whole before the fault", lambda: whole(deployment) or None, seconds=240)
+    until("all whole before the fault", lambda: deployment.whole() or None, seconds=240)
     with visitors.load(rate=RATE) as found:
         time.sleep(SETTLED)
         began = time.monotonic()
         yield found
         time.sleep(1)
-        until(f"all whole after: {what}", lambda: whole(deployment) or None, seconds=seconds)
+        until(f"all whole after: {what}", lambda: deployment.whole() or None, seconds=seconds)
         took = time.monotonic() - began
         time.sleep(SETTLED)
     print(f"\n{what}: whole again after {took:.0f} s; {found}")
@@ -127,7 +123,7 @@ def test_from_outside_of_the_cluster(deployment: Deployment, surgeon: Surgeon, t
         "body": deployment.example(),
         "token_file": str(token),
     }
-    until("all whole before", lambda: whole(deployment) or None, seconds=240)
+    until("all whole before", lambda: deployment.whole() or None, seconds=240)
     client = Path(__file__).parent / "load.py"
     with subprocess.Popen([sys.executable, client, json.dumps(asked)], stdout=subprocess.PIPE, text=True) as process:
         time.sleep(SETTLED)
@@ -146,7 +142,7 @@ def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
         pytest.skip("needs E2E_LOSE and E2E_FIND: commands that cut the node $NODE off, and bring it back")
     node = other_node(visitors)
     told = {**os.environ, "NODE": node}
-    until("all whole before the fault", lambda: whole(deployment) or None, seconds=240)
+    until("all whole before the fault", lambda: deployment.whole() or None, seconds=240)
     with visitors.load(rate=RATE) as found:
         time.sleep(SETTLED)
         try:
@@ -159,7 +155,7 @@ def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
     print(f"\na node lost: {len(late)} failed, the last {max(late, default=0):.0f} s after the loss; {found}")
     assert max(late, default=0) <= 120 and found.result["sent"] - len(late) > RATE * 60
     until("the node is back", lambda: is_ready_node(node) or None, seconds=120)
-    until("all whole with the node", lambda: whole(deployment) or None, seconds=300)
+    until("all whole with the node", lambda: deployment.whole() or None, seconds=300)
 
 
 def is_ready_node(name: str) -> bool:

@@ -24,11 +24,9 @@ OBJECTIVES = ("order", "revenue")
 
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the first champion's run: the same rows, and nobody was killed."""
-    turns = tmp_path_factory.mktemp("turns")
-    deployment.read_state(f"{USE_CASE}/turns", turns)
-    (found,) = [path.parent for path in turns.glob("*/plan.json") if json.loads(path.read_text())["parent"] is None]
-    return found
+    """The folder of a run over the same rows in which nobody was killed."""
+    with asked(deployment, 3) as result:
+        return turn_of(deployment, result()["key"], tmp_path_factory.mktemp("undisturbed"))
 
 
 @contextmanager

@@ -360,3 +360,19 @@ def test_prometheus_objects_are_there_where_its_operator_and_a_token_are() -> No
     found = rendered(MINIMAL, *api, *token)
     assert len(of_kind("ServiceMonitor", found)) == 3 and len(of_kind("PrometheusRule", found)) == 1
     assert "tokenSecret.name is needed" in refusal("--set", "metrics.serviceMonitor.enabled=true")
+
+
+def test_with_kubeflow_pipelines_the_steps_have_what_the_chart_has() -> None:
+    """The platform file that the chart renders is one that the pipelines are compiled with, and names what is there."""
+    from pipelines.platform import Platform
+
+    objects = rendered(CHART / "ci" / "full-values.yaml")
+    (text,) = [one["data"]["platform.yaml"] for one in objects if "platform.yaml" in one.get("data", {})]
+    platform = Platform.model_validate(yaml.safe_load(text))
+    made = {one["metadata"]["name"] for one in objects if one["kind"] in ("ConfigMap", "ServiceAccount")}
+    assert {mount.name for mount in platform.config_maps} | {str(platform.service_account)} <= made
+    secrets = {mount.path.rpartition("/")[2] for mount in platform.secrets}
+    assert secrets == {"postgresql", "redis", "s3"}
+    (control,) = [pod for pod in pods(objects) if pod.owner.endswith("-control")]
+    told = {one["name"]: one.get("value") for one in control.spec["containers"][0]["env"]}
+    assert told["EVERMODEL_PLATFORM"] == "/etc/evermodel/project/platform.yaml" and "@sha256" in told["EVERMODEL_IMAGE"]

@@ -61,6 +61,11 @@ securityContext:
 - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+{{- if eq .root.Values.project.launcher "kfp" }}
+- {name: EVERMODEL_PLATFORM, value: /etc/evermodel/project/platform.yaml}
+- {name: EVERMODEL_IMAGE, value: {{ include "evermodel.image" (dict "root" .root "name" "control") }}}
+- {name: EVERMODEL_RAY_IMAGE, value: {{ include "evermodel.image" (dict "root" .root "name" "ray") }}}
+{{- end }}
 {{- range $name, $value := .env }}
 - {name: {{ $name }}, value: {{ $value | toString | quote }}}
 {{- end }}

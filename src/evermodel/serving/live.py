@@ -8,10 +8,11 @@ be loaded changes nothing: the model that answers goes on, and `status` says wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
 from threading import Event, Lock, Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -23,7 +24,11 @@ from evermodel.serving.predictor import Arm, FeatureReader, Predictor, Scorer
 from evermodel.serving.schemas import Schema, path_of
 from evermodel.use_case import UseCase
 
+LOAD_SECONDS = 60.0
 LONGEST_WAIT = 30  # polls between tries of a champion that can't be loaded: 1, 2, 4, … of them
+
+
+Loaded = TypeVar("Loaded")
 
 
 class ArmConfig(Schema):
@@ -66,9 +71,10 @@ class LiveModels:
         *,
         opener: Callable[[Release], Scorer],
         clock: Callable[[], datetime],
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         self.use_cases = use_cases
-        self._readers, self._opener, self._clock = readers, opener, clock
+        self._readers, self._opener, self._clock, self._load_seconds = readers, opener, clock, load_seconds
         self._pools = {name: ThreadPoolExecutor(4, thread_name_prefix=name) for name in use_cases}
         self._fallbacks = {name: Fallback(case) for name, case in use_cases.items()}
         self._configs: dict[str, UseCaseConfig] = {}
@@ -136,10 +142,26 @@ class LiveModels:
         return None
 
     def _switch(self, name: str, config: UseCaseConfig, champion: Release | None) -> None:
-        release = champion or _release(config.release)
+        release = champion or self._in_time(lambda: _release(config.release))
         if release is None:
             self._configs[name] = config  # the ledger has no champion yet: not ready, and no error
             return
+        predictor, arms = self._in_time(lambda: self._prepared(name, config, release))
+        self._live[name] = predictor
+        self._configs[name] = config
+        if champion is not None:
+            self._champions[name] = champion
+        self._told[name] = {
+            "release": release.id,
+            "weights": dict(config.weights or release.weights),
+            "arms": {
+                arm.name: {"release": arm.scorer.release.id, "share": arm.share, "shadow": arm.shadow} for arm in arms
+            },
+            "since": self._clock().isoformat(),
+        }
+
+    def _prepared(self, name: str, config: UseCaseConfig, release: Release) -> tuple[Predictor, list[Arm]]:
+        """Loaded and tried; nothing is live of it yet."""
         before = self._live.get(name)
         arms = [self._arm(name, arm, part, before) for arm, part in config.arms.items()]
         predictor = Predictor(
@@ -153,18 +175,26 @@ class LiveModels:
             pool=self._pools[name],
         )
         predictor.smoke(now=self._clock())
-        self._live[name] = predictor
-        self._configs[name] = config
-        if champion is not None:
-            self._champions[name] = champion
-        self._told[name] = {
-            "release": release.id,
-            "weights": dict(config.weights or release.weights),
-            "arms": {
-                arm.name: {"release": arm.scorer.release.id, "share": arm.share, "shadow": arm.shadow} for arm in arms
-            },
-            "since": self._clock().isoformat(),
-        }
+        return predictor, arms
+
+    def _in_time(self, work: Callable[[], Loaded]) -> Loaded:
+        """What `work` gives. A load that hangs is left behind, on a thread of its own: the next one can be tried."""
+        done: Future[Loaded] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # raised where the load was asked for
+                done.set_exception(error)
+
+        Thread(target=run, name="load", daemon=True).start()
+        try:
+            return done.result(self._load_seconds)
+        except FutureTimeout:
+            if done.done():
+                raise  # its own: what it was waiting for took too long
+            limit = f"{self._load_seconds:g} s"
+            raise ServingError("load_timeout", f"the release wasn't loaded and tried within {limit}") from None
 
     def _arm(self, name: str, arm: str, config: ArmConfig, before: Predictor | None) -> Arm:
         release = _release(config.release)

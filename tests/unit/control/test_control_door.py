@@ -116,7 +116,7 @@ def test_in_local_another_sites_page_reaches_nothing(local: Desk) -> None:
 def test_a_browser_is_turned_away_by_a_page(watched: Desk) -> None:
     html = {"accept": "text/html", "sec-fetch-site": "cross-site", "content-type": "application/x-www-form-urlencoded"}
     answer = watched.client(**html).post(f"/use-cases/{NAME}/rollback", content=b"reason=x")
-    assert answer.status_code == 401 and "<h1>" in answer.text and "sign in" in answer.text
+    assert answer.status_code == 401 and "<h1>" in answer.text and "Sign in" in answer.text
 
 
 def test_a_fault_of_ours_is_opaque(watched: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

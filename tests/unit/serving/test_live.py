@@ -1,4 +1,5 @@
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -190,6 +191,25 @@ def test_a_champion_that_failed_in_a_busy_moment_is_live_at_the_next_look() -> N
     assert live.champion("shop") == FIRST.id
     watch.look()
     assert live.champion("shop") == SECOND.id
+
+
+def test_a_load_that_hangs_is_given_up_and_the_next_config_goes_live() -> None:
+    """Else the config that puts the good release back would wait behind it for ever."""
+    shelf, stuck = Shelf(), Event()
+
+    def opener(asked: Release) -> Lines:
+        if asked.id == SECOND.id:
+            stuck.wait()
+        return shelf(asked)
+
+    readers = {"shop": GivenFeatures(shop(), {})}
+    live = LiveModels({"shop": shop()}, readers, opener=opener, clock=lambda: NOW, load_seconds=0.2)
+    live.apply(config(FIRST))
+    live.apply(config(SECOND))
+    assert live.champion("shop") == FIRST.id and "wasn't loaded" in live.status()["use_cases"]["shop"]["error"]
+    live.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
+    assert score(live) == 20.0 and live.status()["use_cases"]["shop"]["error"] is None
+    stuck.set()
 
 
 def test_health_is_a_prediction() -> None:
