@@ -54,8 +54,8 @@ class Deployment:
     space: Namespace
     clients: Namespace
     images: dict[str, str]
-    tokens: dict[str, str] = field(default_factory=dict)
-    canaries: dict[str, str] = field(default_factory=dict)  # every secret value, by where it is kept
+    tokens: dict[str, str] = field(default_factory=dict, repr=False)
+    canaries: dict[str, str] = field(default_factory=dict, repr=False)  # every secret value, by where it is kept
     uninstalled: bool = False
 
     @classmethod

@@ -109,7 +109,16 @@ def test_node_drained(deployment: Deployment, visitors: Visitors) -> None:
             time.sleep(SETTLED)
         finally:
             run("kubectl", "uncordon", node)
+    spread_again(deployment)
     no_request_failed(found)
+
+
+def spread_again(deployment: Deployment) -> None:
+    """While a node was away both workers may have come to be on the other: nothing moves them back by itself."""
+    workers = deployment.space.ready_pods(WORKER)
+    if len({node_of(pod) for pod in workers}) == 1:
+        deployment.space.kubectl("delete", "pod", name_of(workers[0]), "--wait=true", timeout=180)
+        deployment.wait_ready()
 
 
 def test_from_outside_of_the_cluster(deployment: Deployment, surgeon: Surgeon, tmp_path: Path) -> None:
@@ -156,6 +165,7 @@ def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
     assert max(late, default=0) <= 120 and found.result["sent"] - len(late) > RATE * 60
     until("the node is back", lambda: is_ready_node(node) or None, seconds=120)
     until("all whole with the node", lambda: deployment.whole() or None, seconds=300)
+    spread_again(deployment)
 
 
 def is_ready_node(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster import until
+from cluster import node_of, until
 from deployment import FIRST_DAY, RELEASE, ROOT, USE_CASE, Deployment
 
 from evermodel.artifacts import Window
@@ -74,6 +74,7 @@ class Visitors:
                 "kind": "Pod",
                 "metadata": {"name": POD, "labels": {"app": POD}},
                 "spec": {
+                    "nodeName": self._node(),
                     "restartPolicy": "Always",
                     "automountServiceAccountToken": False,
                     "terminationGracePeriodSeconds": 1,
@@ -108,6 +109,11 @@ class Visitors:
             },
         )
         until("the visitors' pod", lambda: space.ready_pods(f"app={POD}") or None, seconds=120)
+
+    def _node(self) -> str:
+        """Where the GCS Redis is: the other node is drained, since a volume on a node's own disk can't follow its pod."""
+        (store,) = self.deployment.space.ready_pods("app.kubernetes.io/component=gcs-redis")
+        return node_of(store)
 
     def history(self) -> dict[str, int]:
         """The weeks without a model, sent to Kafka, until they are in the event log; rows by topic."""
