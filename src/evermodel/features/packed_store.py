@@ -4,7 +4,8 @@ A view's numbers lie in one blob of float64 (NaN is null), its texts in one JSON
 one indexed query and one `frombuffer`; Feast's own SQLite store keeps and scans a row for each feature.
 `features.repository` offers the same file to Feast as an online store, and `features.redis_store` is the same in Redis.
 
-A write never goes back in time: per entity, a row with an older or equal event time is skipped (Redis does the same).
+A write never goes back in time: per entity, a row with an older event time is skipped; of one time the last one written
+stands, for it has seen at least as many events (Redis does the same).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class PackedStore:
         numbers: np.ndarray,
         texts: Sequence[Sequence[str | None]],
     ) -> None:
-        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older or equal event time changes nothing."""
+        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older event time changes nothing."""
         matrix = check_rows(view, self._view(view), len(keys), numbers, texts)
         rows = [
             (view, str(key), int(time), row.tobytes(), json.dumps(list(text)))
@@ -124,7 +125,7 @@ class PackedStore:
             self._connection.executemany(
                 "INSERT INTO packed VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET"
                 " event_time = excluded.event_time, numbers = excluded.numbers, texts = excluded.texts"
-                " WHERE excluded.event_time > packed.event_time",
+                " WHERE excluded.event_time >= packed.event_time",
                 rows,
             )
 

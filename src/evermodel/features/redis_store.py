@@ -33,7 +33,7 @@ WRITE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 for i = 2, #ARGV, 2 do
   local known = redis.call('HGET', KEYS[2], ARGV[i])
-  if not known or struct.unpack('<i8', known) < struct.unpack('<i8', ARGV[i + 1]) then
+  if not known or struct.unpack('<i8', known) <= struct.unpack('<i8', ARGV[i + 1]) then
     redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
   end
 end
@@ -68,7 +68,7 @@ class RedisStore:
         numbers: np.ndarray,
         texts: Sequence[Sequence[str | None]],
     ) -> None:
-        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older or equal event time changes nothing.
+        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older event time changes nothing.
 
         An entity's row is whole or not there; of many entities a crash leaves the first ones written, and writing
         again mends that.

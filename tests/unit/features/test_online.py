@@ -61,6 +61,21 @@ def test_before_the_first_event_of_a_source_its_features_are_empty(tmp_path: Pat
     assert read["page_3d"].to_pylist() == [None]
 
 
+def test_what_came_late_is_seen_at_the_same_now(tmp_path: Path) -> None:
+    """In simulated time the present is the newest event's: it stands still while another topic's events come in."""
+    now, store, full = START + timedelta(days=5), PackedStore(tmp_path / "online.db"), shop_log(tmp_path / "full")
+    offline = str(tmp_path / "offline")
+    early = EventLog(str(tmp_path / "early"), CASE.sources)
+    one = full.read("visits").slice(0, 1).drop_columns(["created_time", "ingest_seq", "event_time"])
+    ingest_table(CASE, "visits", one, early, batch_id="early", now=START)
+    reader = OnlineStore(CASE, str(tmp_path / "online.db"))
+    user = one["user"].to_pylist()
+    materialize(CASE, early, store, offline_root=offline, now=now)
+    before = reader.read("user", user, timeout_s=1)["visits_3d"][0].as_py()
+    materialize(CASE, full, store, offline_root=offline, now=now)
+    assert reader.read("user", user, timeout_s=1)["visits_3d"][0].as_py() > (before or 0)
+
+
 def test_an_earlier_now_does_not_overwrite_a_later_one(log: EventLog, tmp_path: Path) -> None:
     store = PackedStore(tmp_path / "online.db")
     reader = OnlineStore(CASE, str(tmp_path / "online.db"))

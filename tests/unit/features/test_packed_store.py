@@ -69,7 +69,7 @@ def test_the_newest_wins_whatever_the_order_of_writing(opener: Opener, writes: l
     newest: dict[str, tuple[int, float]] = {}
     for key, time, value in writes:
         store.write("v", [key], np.array([time]), np.array([[value]]), [[]])
-        if key not in newest or time > newest[key][0]:
+        if key not in newest or time >= newest[key][0]:
             newest[key] = (time, value)
     found = store.read("v", list("xyz"))
     for row, key in enumerate("xyz"):
