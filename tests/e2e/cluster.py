@@ -103,11 +103,11 @@ class Namespace:
         return [pod for pod in self.pods(selector) if is_ready(pod)]
 
     def not_ready(self) -> list[str]:
-        """The pods that neither are ready nor have succeeded, with why."""
+        """The pods that aren't ready, with why; those that have ended, well or not, were never to be."""
         return [
             f"{pod['metadata']['name']}: {why(pod)}"
             for pod in self.pods("")
-            if not is_ready(pod) and pod["status"].get("phase") != "Succeeded"
+            if not is_ready(pod) and pod["status"].get("phase") not in ("Succeeded", "Failed")
         ]
 
     def exec(self, pod: str, *command: str, container: str = "", timeout: float = 120) -> str:

@@ -1,10 +1,9 @@
-"""A training run that loses a worker, and the pod that waits for it: it ends as if nothing had happened."""
+"""Training runs that lose a worker, or the pod that waits for them: they end as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,49 +11,55 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import Object, name_of, until
+from cluster import name_of, until
 from deployment import RELEASE, USE_CASE, Deployment
-from visitors import from_scratch
+from visitors import Visitors, live_day
 
 pytestmark = pytest.mark.usefixtures("champion")
 WORKER = "app.kubernetes.io/component=training,evermodel.io/ray=worker"
 PIPELINE = "app.kubernetes.io/component=pipeline"
 OBJECTIVES = ("order", "revenue")
+LATER = live_day(20)  # long after the loop's days
+#: In a pod that may ask for RayJobs: the plan and the rows of a run that is over, trained once more in another folder.
+AGAIN = """
+import sys
+from evermodel import storage
+from evermodel.journey import Project
+from evermodel.retraining.rayjob import on_ray
+name, key, again = sys.argv[1:]
+profile = Project.open().profile
+before, folder = (profile.place(name, "turns", one) for one in (key, again))
+for file in ("plan.json", "training_set.json"):
+    storage.write_text(storage.join(folder, file), storage.read_text(storage.join(before, file)))
+on_ray(profile, "train", folder, key=again, use_case=name)
+"""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run over the same rows in which nobody was killed."""
-    with asked(deployment, 3) as result:
-        return turn_of(deployment, result()["key"], tmp_path_factory.mktemp("undisturbed"))
+    """The folder of the first champion's run, in which nobody was killed."""
+    turns = tmp_path_factory.mktemp("turns")
+    deployment.read_state(f"{USE_CASE}/turns", turns)
+    plans = {path.parent: json.loads(path.read_text()) for path in turns.glob("*/plan.json")}
+    return next(folder for folder, plan in plans.items() if plan["parent"] is None and (folder / "train.done").exists())
 
 
 @contextmanager
-def asked(deployment: Deployment, hours: int) -> Iterator[Callable[[], dict[str, Any]]]:
-    """`evermodel retrain` in the control service's pod, in the background; yields what waits for its result."""
-    verb = ["python", "-m", "evermodel.cli", "retrain", USE_CASE, *from_scratch(hours), "-o", "json"]
-    place = ["kubectl", "-n", deployment.space.name, "exec", f"deploy/{RELEASE}-control", "-c", "control", "--"]
-    with subprocess.Popen([*place, *verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-
-        def result() -> dict[str, Any]:
-            said, error = process.communicate(timeout=900)
-            assert process.returncode in (0, 3), error[-3000:]  # 3: trained well, and not better than the champion
-            found: dict[str, Any] = json.loads(said)
-            return found
-
-        try:
-            yield result
-        finally:
-            process.kill()
+def trained_again(deployment: Deployment, key: str, again: str) -> Iterator[None]:
+    """A Job like the launcher's that trains a run's plan once more; the block runs meanwhile, and it ends well."""
+    template = yaml.safe_load(deployment.space.get("configmap", f"{RELEASE}-project")["data"]["job.yaml"])
+    template["metadata"]["name"] = again
+    (container,) = template["spec"]["template"]["spec"]["containers"]
+    container.update(command=["python", "-c", AGAIN], args=[USE_CASE, key, again])
+    deployment.space.apply(template)
+    yield
+    until(f"Job {again}", lambda: deployment.space.get("job", again)["status"].get("succeeded"), seconds=600, every=2)
 
 
-def told(deployment: Deployment) -> str:
-    """What the pods of the newest pipeline Job have said so far."""
-    return "".join(deployment.space.logs(name_of(pod)) for pod in deployment.space.list("pods", PIPELINE))
-
-
-def workers(deployment: Deployment) -> list[Object]:
-    return deployment.space.pods(WORKER)
+def told(deployment: Deployment, job: str) -> str:
+    """What the pods of a Job have said so far."""
+    pods = deployment.space.list("pods", f"batch.kubernetes.io/job-name={job}")
+    return "".join(deployment.space.logs(name_of(pod)) for pod in pods)
 
 
 def losses(turn: Path) -> dict[str, float]:
@@ -68,33 +73,60 @@ def resumed(turn: Path) -> dict[str, int]:
     return {name: max(one["epoch"] for one in workers if one["objective"] == name) for name in OBJECTIVES}
 
 
-def turn_of(deployment: Deployment, key: str, to: Path) -> Path:
-    deployment.read_state(f"{USE_CASE}/turns/{key}", to)
-    return to
+def test_a_worker_is_killed_at_an_epoch(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
+    again = f"{undisturbed.name}-a"
+    with trained_again(deployment, undisturbed.name, again):
+        until("the third epoch", lambda: "order: epoch 3 of" in told(deployment, again) or None, seconds=400, every=0.5)
+        victim = name_of(deployment.space.pods(WORKER)[0])
+        deployment.space.kubectl("delete", "pod", victim, "--force", "--grace-period=0")
+    deployment.read_state(f"{USE_CASE}/turns/{again}", tmp_path)
+    print(f"\nkilled after epoch 3 of 6: {losses(tmp_path)}, went on from {resumed(tmp_path)}")
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed), abs=1e-6)
+    assert resumed(tmp_path)["order"] >= 2  # at most one checkpoint interval, which is an epoch, is lost
 
 
-def test_a_worker_and_the_waiting_pod_are_killed(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
-    """The worker after its third epoch; then the component's pod, of which another finds the RayJob again."""
-    with asked(deployment, 4) as result:
-        until("the third epoch", lambda: "order: epoch 3 of" in told(deployment) or None, seconds=400, every=0.3)
-        victim = workers(deployment)[0]
-        deployment.space.kubectl("delete", "pod", name_of(victim), "--force", "--grace-period=0")
-        time.sleep(2)
-        (pipeline,) = [pod for pod in deployment.space.pods(PIPELINE) if pod["status"]["phase"] == "Running"]
-        deployment.space.kubectl("delete", "pod", name_of(pipeline), "--force", "--grace-period=0")
-        until(
-            "another pod that finds the RayJob",
-            lambda: "found, and waited for" in told(deployment) or None,
-            seconds=300,
-        )
+def test_a_worker_is_killed_in_mid_checkpoint(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
+    """When its files are written and none is stored yet: what is half there is never gone on from."""
+    again = f"{undisturbed.name}-b"
+    with failpoint(deployment, "train.checkpoint:5"), trained_again(deployment, undisturbed.name, again):
+        until("a worker", lambda: deployment.space.ready_pods(WORKER) or None, seconds=300)
+    deployment.read_state(f"{USE_CASE}/turns/{again}", tmp_path)
+    print(f"\nkilled in mid-checkpoint: {losses(tmp_path)}, went on from {resumed(tmp_path)}")
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed), abs=1e-6)
+    assert max(resumed(tmp_path).values()) >= 2
+
+
+def test_the_waiting_pod_is_killed(deployment: Deployment, visitors: Visitors) -> None:
+    """Another pod of the Job finds the RayJob again: one run, and at most one promotion."""
+    visitors.live(LATER)
+    with asked(deployment, "--now", LATER.end.isoformat()) as result:
+        until("the RayJob", lambda: deployment.space.ready_pods(WORKER) or None, seconds=400)
+        (pod,) = [one for one in deployment.space.pods(PIPELINE) if one["status"]["phase"] == "Running"]
+        job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+        deployment.space.kubectl("delete", "pod", name_of(pod), "--force", "--grace-period=0")
+        found_again = "found, and waited for"
+        until("another pod that finds it", lambda: found_again in told(deployment, job) or None, seconds=300)
         found = result()
-    turn = turn_of(deployment, found["key"], tmp_path)
-    print(
-        f"\nkilled after epoch 3 of 6: {losses(turn)} (undisturbed {losses(undisturbed)}), went on from {resumed(turn)}"
-    )
-    assert losses(turn) == pytest.approx(losses(undisturbed), abs=1e-6)
-    assert resumed(turn)["order"] >= 2  # at most one checkpoint interval, which is an epoch, is lost
     assert_once(deployment, found)
+
+
+@contextmanager
+def asked(deployment: Deployment, *words: str) -> Iterator[Callable[[], dict[str, Any]]]:
+    """`evermodel retrain` in the control service's pod, in the background; yields what waits for its result."""
+    verb = ["python", "-m", "evermodel.cli", "retrain", USE_CASE, *words, "-o", "json"]
+    place = ["kubectl", "-n", deployment.space.name, "exec", f"deploy/{RELEASE}-control", "-c", "control", "--"]
+    with subprocess.Popen([*place, *verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+        def result() -> dict[str, Any]:
+            said, error = process.communicate(timeout=900)
+            assert process.returncode in (0, 3), error[-3000:]  # 3: trained well, and not better than the champion
+            found: dict[str, Any] = json.loads(said)
+            return found
+
+        try:
+            yield result
+        finally:
+            process.kill()
 
 
 def assert_once(deployment: Deployment, found: dict[str, Any]) -> None:
@@ -136,14 +168,3 @@ def failpoint(deployment: Deployment, name: str) -> Iterator[None]:
 def _set(deployment: Deployment, project: str, text: str) -> None:
     patch = json.dumps({"data": {"rayjob.yaml": text}})
     deployment.space.kubectl("patch", "configmap", project, "--type=merge", "-p", patch)
-
-
-def test_a_worker_is_killed_in_mid_checkpoint(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
-    """When its files are written and none is stored yet: what is half there is never gone on from."""
-    with failpoint(deployment, "train.checkpoint:5"), asked(deployment, 5) as result:
-        found = result()
-    turn = turn_of(deployment, found["key"], tmp_path)
-    print(f"\nkilled in mid-checkpoint: {losses(turn)}, went on from {resumed(turn)}")
-    assert losses(turn) == pytest.approx(losses(undisturbed), abs=1e-6)
-    assert max(resumed(turn).values()) >= 2
-    assert_once(deployment, found)

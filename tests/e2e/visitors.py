@@ -28,13 +28,6 @@ HISTORY = Window(start=FIRST_DAY - timedelta(days=14), end=FIRST_DAY)
 FIRST_RUN = ("--mode", "from_scratch", "--now", HISTORY.end.isoformat())
 
 
-def from_scratch(hours: int) -> tuple[str, ...]:
-    """What asks for a run over the whole history, so many hours after its end: by then its labels are matured, so that
-    each such run has the same rows, and is another run."""
-    now = HISTORY.end + timedelta(hours=hours)
-    return ("--mode", "from_scratch", "--window", str(HISTORY), "--now", now.isoformat())
-
-
 def live_day(number: int) -> Window:
     """The days after the history, from 0 on."""
     return Window(start=FIRST_DAY + timedelta(days=number), end=FIRST_DAY + timedelta(days=number + 1))
