@@ -49,6 +49,6 @@ cluster: ## how to get a cluster for `make e2e`
 	@echo "export KUBECONFIG of any Kubernetes with KubeRay 1.6 and enforced NetworkPolicies; on a laptop: kind create cluster --config k8s/kind.yaml (see k8s/README.md)"
 
 e2e: setup ## the cluster tests on KUBECONFIG, with the images that EVERMODEL_CONTROL_IMAGE and EVERMODEL_RAY_IMAGE name
-	EVERMODEL_E2E=1 $(RUN) pytest tests/e2e $(if $(E2E),-k test_$(E2E)) -v
+	EVERMODEL_E2E=1 $(RUN) pytest tests/e2e $(if $(E2E),-k test_e2e_$(E2E)) -v
 
 .PHONY: help setup demo test lint bench pipelines lock images manifests cluster e2e

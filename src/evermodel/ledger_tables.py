@@ -9,6 +9,7 @@ brought up, by whoever opens it; on PostgreSQL, which many versions may have ope
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -46,6 +47,7 @@ from evermodel.failpoint import failpoint
 HEAD = "0001"  # the revision that these tables are
 LOCK = 0x65766572  # the advisory lock's number: "ever"
 BUSY_SECONDS = 60
+MODE_SECONDS = 0.05  # between two tries to change a file's mode
 #: A PostgreSQL that is gone, or hangs, is an error within these: a caller that waits for ever can't be told from a dead one.
 POSTGRESQL = {
     "connect_timeout": 5,  # seconds
@@ -228,10 +230,20 @@ def connecting(engine: Engine) -> Iterator[Connection]:
 
 
 def _write_ahead(engine: Engine) -> None:
-    """Readers don't wait for a writer. The mode stays in the file, so it is set once."""
-    with connecting(engine) as connection:
-        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    """Readers don't wait for a writer. The mode stays in the file, so it is set once.
+
+    Unlike a transaction, a change of mode doesn't wait for others that do the same: it is asked for again.
+    """
+    for left in reversed(range(int(BUSY_SECONDS / MODE_SECONDS))):
+        with connecting(engine) as connection:
+            try:
+                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                return
+            except OperationalError:
+                if left == 0:
+                    raise
+        time.sleep(MODE_SECONDS)
 
 
 @contextmanager

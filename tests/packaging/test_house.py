@@ -76,13 +76,14 @@ def test_what_needs_no_torch_imports_without_it() -> None:
 
 
 def namesakes(tests: Path) -> dict[str, list[str]]:
-    """Modules that tests import by name alone, where more than one module answers to it: the first on the path wins.
+    """Modules that are imported by name alone, where more than one module answers to it: the first on the path wins.
 
-    pytest puts each test's folder on the path, in the order in which it comes to them.
+    pytest puts each test's folder on the path, in the order in which it comes to them; tests in a package have its name.
     """
     found = defaultdict(list)
     for path in sorted(tests.rglob("*.py")):
-        if not path.name.startswith(("test_", "conftest.", "__init__.")):
+        in_package = path.name.startswith("test_") and (path.parent / "__init__.py").exists()
+        if not in_package and not path.name.startswith(("conftest.", "__init__.")):
             found[path.stem].append(str(path.relative_to(tests)))
     others = sys.stdlib_module_names | {path.name for path in ROOT.iterdir() if path.is_dir()}
     return {name: paths for name, paths in found.items() if len(paths) > 1 or name in others}
@@ -90,10 +91,12 @@ def namesakes(tests: Path) -> dict[str, list[str]]:
 
 def test_a_module_beside_the_tests_is_the_only_one_of_its_name(tmp_path: Path) -> None:
     assert namesakes(ROOT / "tests") == {}
-    for name in ("shop.py", "test_a.py", "conftest.py", "unit/shop.py", "unit/pumps.py", "unit/conftest.py", "json.py"):
+    names = ("shop.py", "test_a.py", "conftest.py", "unit/shop.py", "unit/pumps.py", "unit/conftest.py", "json.py")
+    for name in (*names, "unit/test_a.py", "part/__init__.py", "part/test_a.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert namesakes(tmp_path) == {"json": ["json.py"], "shop": ["shop.py", "unit/shop.py"]}
+    found = {"json": ["json.py"], "shop": ["shop.py", "unit/shop.py"], "test_a": ["test_a.py", "unit/test_a.py"]}
+    assert namesakes(tmp_path) == found
 
 
 def test_the_files_that_start_a_ray_are_one_unit_of_work() -> None:
