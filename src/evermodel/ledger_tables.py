@@ -45,6 +45,7 @@ from evermodel.errors import EvermodelError, IntegrityError, UseCaseError
 from evermodel.failpoint import failpoint
 
 HEAD = "0001"  # the revision that these tables are
+NEXT = f"{int(HEAD) + 1:04d}"  # the newest that this version can work with
 LOCK = 0x65766572  # the advisory lock's number: "ever"
 BUSY_SECONDS = 60
 MODE_SECONDS = 0.05  # between two tries to change a file's mode
@@ -140,7 +141,8 @@ def open_engine(url: str) -> Engine:
     """The engine of a ledger's URL, with its tables there.
 
     UseCaseError where the URL can't hold a ledger, or holds one that was never migrated to this version's tables;
-    IntegrityError of a newer one's. `password_file` in the query names the file of a password: it is read for each
+    IntegrityError of one that is newer by more than a revision: the next one leaves what this version reads and writes
+    as it is (see `migrations`), so that a deployment can be rolled back. `password_file` in the query names the file of a password: it is read for each
     connection, so that it may change, and is in no message.
     """
     engine = make_engine(url)
@@ -149,8 +151,10 @@ def open_engine(url: str) -> Engine:
         if found_version(engine) is None:
             _create(engine)
     found = found_version(engine)
-    if found is not None and found > HEAD:
+    if found is not None and found > NEXT:
         raise IntegrityError(f"ledger {engine.url} has schema {found}, this evermodel knows {HEAD}: take a newer one")
+    if found == NEXT:
+        return engine
     if found != HEAD and engine.dialect.name == "sqlite":
         from evermodel.migrations import migrate
 

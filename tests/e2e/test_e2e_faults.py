@@ -43,7 +43,7 @@ def under_load(visitors: Visitors, what: str, *, seconds: float = 240) -> Iterat
     until("all whole before the fault", lambda: deployment.whole() or None, seconds=240)
     with visitors.load(rate=RATE) as found:
         time.sleep(SETTLED)
-        began = time.monotonic()
+        found.fault, began = time.time(), time.monotonic()
         yield found
         time.sleep(1)
         until(f"all whole after: {what}", lambda: deployment.whole() or None, seconds=seconds)
@@ -156,12 +156,12 @@ def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
         time.sleep(SETTLED)
         try:
             subprocess.run(["bash", "-c", lose], env=told, check=True, capture_output=True)
-            began = time.time()
+            found.fault = time.time()
             time.sleep(120)
         finally:
             subprocess.run(["bash", "-c", find], env=told, check=True, capture_output=True)
-    late = [at - began for at in found.result["failed_at"]]
-    print(f"\na node lost: {len(late)} failed, the last {max(late, default=0):.0f} s after the loss; {found}")
+    late = found.failed_after
+    print(f"\na node lost: {len(late)} failed, the last {max(late, default=0)} s after the loss; {found}")
     assert max(late, default=0) <= 120 and found.result["sent"] - len(late) > RATE * 60
     until("the node is back", lambda: is_ready_node(node) or None, seconds=120)
     until("all whole with the node", lambda: deployment.whole() or None, seconds=300)

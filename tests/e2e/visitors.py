@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,10 +158,17 @@ class Visitors:
 
 
 class Load:
-    """What the load client found: empty until its block has ended."""
+    """What the load client found: empty until its block has ended. `fault`: when one was made, in Unix seconds."""
 
     def __init__(self) -> None:
         self.result: dict[str, Any] = {}
+        self.fault = 0.0
+
+    @property
+    def failed_after(self) -> list[int]:
+        """Seconds from the fault to each failure."""
+        return [round(at - self.fault) for at in self.result["failed_at"]]
 
     def __str__(self) -> str:
-        return json.dumps({key: value for key, value in self.result.items() if key != "failed_at"})
+        said = {**self.result, "failed_after": dict(Counter(self.failed_after))}
+        return json.dumps({key: value for key, value in said.items() if key != "failed_at"})

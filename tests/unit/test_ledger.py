@@ -444,11 +444,21 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
 # the file ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_of_a_newer_schema_is_refused(ledger: Ledger) -> None:
-    alter(ledger, "update alembic_version set version_num = '9999'")
-    with pytest.raises(IntegrityError, match="schema 9999"):
-        Ledger(ledger.url)
-    assert migrate(ledger.url) == ("9999", "9999"), "left as it is"
+def test_a_ledger_of_a_much_newer_schema_is_refused(ledger: Ledger) -> None:
+    for number in ("0003", "9999"):
+        alter(ledger, f"update alembic_version set version_num = '{number}'")
+        with pytest.raises(IntegrityError, match=f"schema {number}"):
+            Ledger(ledger.url)
+        assert migrate(ledger.url) == (number, number), "left as it is"
+
+
+def test_the_next_version_s_ledger_is_worked_with_after_a_rollback(ledger: Ledger) -> None:
+    alter(ledger, "alter table errors add column of_the_next_version varchar")
+    alter(ledger, "update alembic_version set version_num = '0002'")
+    assert migrate(ledger.url) == ("0002", "0002"), "left as it is"
+    before = Ledger(ledger.url)
+    before.record_error("shop", "here", "why", NOW)
+    assert [error.where for error in before.errors("shop")] == ["here"]
 
 
 def test_a_ledger_in_memory_is_refused() -> None:

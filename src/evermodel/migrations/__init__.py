@@ -1,7 +1,7 @@
 """Alembic revisions of the ledger's tables, oldest first, and `migrate`, which applies those that are missing.
 
 A revision is written by hand, numbered on from the one before it; `ledger_tables` says what the newest leaves, and a test
-holds the two together on SQLite and on PostgreSQL. It must leave rows that the version before it can still read, so that
+holds the two together on SQLite and on PostgreSQL. It must leave tables that the version before it can still read and write, so that
 a deployment can be rolled back without restoring a backup: add a column that may be null; drop one a version later.
 """
 
