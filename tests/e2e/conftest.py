@@ -17,13 +17,20 @@ from deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
 from visitors import FIRST_RUN, First, Visitors
 
 HERE = Path(__file__).parent
+SCENARIOS = ("install", "loop", "training", "faults", "security")
 KEPT = Path(os.environ.get("E2E_KEEP") or "/nonexistent")
+
+
+def scenario(item: pytest.Item) -> int:
+    """The place of a test's scenario: each finds what the ones before left."""
+    name = item.path.stem.removeprefix("test_e2e_")
+    return SCENARIOS.index(name) if name in SCENARIOS else -1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     why = None if os.environ.get("EVERMODEL_E2E") else "needs a cluster: `make cluster`, then `make e2e`"
     why = why or missing()
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)  # stable: all else as it was
+    items.sort(key=lambda item: (item.get_closest_marker("last") is not None, scenario(item)))  # stable
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(1800))

@@ -205,9 +205,9 @@ class Deployment:
 
     @staticmethod
     def example() -> Any:
-        """The body of a ranking as a visitor of the first live day asks for it."""
+        """The body of a ranking as a visitor asks for it, on a day that nobody monitors: the last one of the history."""
         case = use_case.load(ROOT / "use_cases" / f"{USE_CASE}.yaml")
-        candidates = Simulator(case).requests(Window(start=FIRST_DAY, end=FIRST_DAY + timedelta(hours=12))).to_pylist()
+        candidates = Simulator(case).requests(Window(start=FIRST_DAY - timedelta(hours=12), end=FIRST_DAY)).to_pylist()
         first = [row for row in candidates if row[case.predict.group] == candidates[0][case.predict.group]]
         return json.loads(rank_body(case, first, k=5))
 

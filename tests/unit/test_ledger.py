@@ -444,12 +444,11 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
 # the file ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_of_a_much_newer_schema_is_refused(ledger: Ledger) -> None:
-    for number in ("0003", "9999"):
-        alter(ledger, f"update alembic_version set version_num = '{number}'")
-        with pytest.raises(IntegrityError, match=f"schema {number}"):
-            Ledger(ledger.url)
-        assert migrate(ledger.url) == (number, number), "left as it is"
+def test_a_ledger_that_is_two_revisions_newer_is_refused(ledger: Ledger) -> None:
+    alter(ledger, "update alembic_version set version_num = '0003'")
+    with pytest.raises(IntegrityError, match="schema 0003"):
+        Ledger(ledger.url)
+    assert migrate(ledger.url) == ("0003", "0003"), "left as it is"
 
 
 def test_the_next_version_s_ledger_is_worked_with_after_a_rollback(ledger: Ledger) -> None:
