@@ -107,6 +107,7 @@ def main() -> int:
     parser.add_argument("--serving-token", default=_file("serving-token"), help="token that serving knows this by")
     said = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every look at serving's state
     try:
         serve(
             Project.open(),

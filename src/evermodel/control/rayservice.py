@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evermodel.control.rollout import NOTES, Notes
-from evermodel.errors import ConflictError, EvermodelError
+from evermodel.errors import EvermodelError
 from evermodel.retraining.kubernetes_api import Kind, KubernetesApi
 
 RAY_SERVICES = Kind("apis/ray.io/v1", "rayservices")
@@ -48,9 +48,4 @@ class RayService:
         patch: dict[str, Any] = {"metadata": {"resourceVersion": before.version, "annotations": {NOTES: text}}}
         if config != before.config:
             patch["spec"] = {"serveConfigV2": config}
-        try:
-            self._api._ask("PATCH", RAY_SERVICES, self.name, body=patch, content="application/merge-patch+json")
-        except EvermodelError as error:
-            if "(409)" in str(error):
-                raise ConflictError(f"RayService {self.name} changed meanwhile") from None
-            raise
+        self._api.merge(RAY_SERVICES, self.name, patch)

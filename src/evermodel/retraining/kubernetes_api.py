@@ -1,4 +1,4 @@
-"""What a launcher asks of the Kubernetes API, and nothing more: apply, read, delete, list, logs, and wait for an end.
+"""What a launcher asks of the Kubernetes API, and nothing more: apply, merge, read, delete, list, logs.
 
 The only module that imports the kubernetes client. It speaks by paths and plain dicts: a custom resource has no class
 there, and what a manifest says is what is sent. A server that is away for a moment is a ConnectionError, which
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from evermodel import storage
-from evermodel.errors import EvermodelError
+from evermodel.errors import ConflictError, EvermodelError
 
 Manifest = dict[str, Any]
 Answer = TypeVar("Answer")
@@ -73,6 +73,10 @@ class KubernetesApi:
         name = manifest["metadata"]["name"]
         applied = self._ask("PATCH", kind, name, query=query, body=manifest, content="application/apply-patch+yaml")
         return dict(applied)
+
+    def merge(self, kind: Kind, name: str, patch: Manifest) -> None:
+        """Change what the patch names; ConflictError where it holds a resourceVersion that isn't the object's any more."""
+        self._ask("PATCH", kind, name, body=patch, content="application/merge-patch+json")
 
     def get(self, kind: Kind, name: str) -> Manifest | None:
         """None where there is none of that name."""
@@ -131,7 +135,8 @@ class KubernetesApi:
                 return absent["absent"]
             if status == 429 or status >= 500:
                 raise ConnectionError(f"Kubernetes answers {method} {path} with {status}: {error.reason}") from None
-            raise EvermodelError(f"Kubernetes refuses {method} {path} ({status}): {_said(error)}") from None
+            refused = ConflictError if status == 409 else EvermodelError
+            raise refused(f"Kubernetes refuses {method} {path} ({status}): {_said(error)}") from None
 
 
 def _said(error: Any) -> str:
