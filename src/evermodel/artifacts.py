@@ -366,6 +366,7 @@ class Standing(Artifact):
     recent: tuple[MonitoredWindow, ...] = ()  # of this champion, oldest first
     quarantined: tuple[Window, ...] = ()  # diagnosed as broken data, under any champion, ending after the cursor
     last_retrain: Decision | None = None  # the newest decision to retrain, under any champion
+    answered: Time | None = None  # the end of the newest trigger that a retrain of this champion was decided for
     last_retrain_state: Literal["pending", "promoted", "held", "rejected", "failed"] | None = None
 
 

@@ -380,6 +380,8 @@ class Ledger:
             if last is not None:
                 run = connection.scalar(select(runs.c.state).where(runs.c.key == last.retrain_key)) or "pending"
             cursor = newest.release.cursor if newest else None
+            given = (Decision.from_json(row.payload) for row in retrains)
+            own = [one.trigger.end for one in given if newest and one.champion == newest.release.id and one.trigger]
             broken = (alerts.c.use_case == use_case) & alerts.c.broken
             if cursor is not None:
                 broken &= alerts.c.end > micros(cursor)
@@ -394,5 +396,6 @@ class Ledger:
                 recent=recent_windows(connection, use_case, newest.release.id if newest else None, recent),
                 quarantined=tuple(dict.fromkeys(Alert.from_json(payload).window for payload in found)),
                 last_retrain=last,
+                answered=max(own, default=None),
                 last_retrain_state="pending" if run == "running" else run,
             )

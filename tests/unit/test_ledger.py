@@ -30,6 +30,7 @@ from evermodel.errors import ConflictError, IntegrityError, UseCaseError
 from evermodel.ledger import Ledger, link
 from evermodel.ledger_tables import make_engine, writing
 from evermodel.migrations import migrate
+from evermodel.retraining.policy import decide
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -439,6 +440,23 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
     assert look(NOW + DAY) == ("pending", False), "its owner is gone"
     ledger.finish_run(key, state="held", result={}, now=NOW)
     assert look() == ("held", False)
+
+
+def test_a_champion_that_was_put_back_has_answered_the_alerts_of_its_first_time(ledger: Ledger) -> None:
+    case = standing_case()
+    a, b = release("a"), release("b", parent="a")
+    promote(ledger, a, None)
+    ledger.record_alert(alert(0, a.id), now=NOW)
+    ledger.record_decision(retrain(0, a.id))
+    promote(ledger, b, a.id)
+    ledger.record_decision(retrain(1, b.id))
+    promote(ledger, a, b.id, action="rollback", verdict=None)
+    found = ledger.standing(case, now=NOW + 9 * DAY, new_rows=10_000)
+    assert (found.last_retrain, found.answered) == (retrain(1, b.id), window(0).end)
+    kept = decide(case, ledger.alerts(CASE), found, now=NOW + 9 * DAY)
+    assert kept.action == "keep" and "what came before was answered by a retrain" in kept.reason
+    again = decide(case, [*ledger.alerts(CASE), alert(2, a.id)], found, now=NOW + 9 * DAY)
+    assert again.action == "retrain" and again.trigger == window(2)
 
 
 # the file ------------------------------------------------------------------------------------------------------------

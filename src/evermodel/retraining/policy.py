@@ -146,10 +146,11 @@ def _too_few(use_case: UseCase, standing: Standing) -> str | None:
 
 
 def _answered(alert: Alert, standing: Standing) -> bool:
+    """By the last retrain, or by one before it: a champion that was put back isn't trained again for what it once met."""
     last = standing.last_retrain
-    if last is None or last.trigger is None or last.champion != standing.champion:
-        return False
-    return alert.window.end <= last.trigger.end
+    own = last is not None and last.champion == standing.champion
+    ends = [standing.answered, last.trigger.end if last and last.trigger and own else None]
+    return any(end is not None and alert.window.end <= end for end in ends)
 
 
 def _unanswered_decision(own: Sequence[Alert], broken: frozenset[Window], standing: Standing) -> Decision | None:
@@ -188,6 +189,8 @@ def _quiet(standing: Standing) -> str:
     last = standing.last_retrain
     if last is not None and last.trigger is not None and last.champion == standing.champion:
         return f"no alert after {last.trigger}, which was answered by a retrain ({standing.last_retrain_state})"
+    if standing.answered is not None:
+        return f"no alert after {standing.answered:%Y-%m-%dT%H:%M:%SZ}; what came before was answered by a retrain"
     return f"no alert against champion {standing.champion}"
 
 
