@@ -178,6 +178,9 @@ class Ingress:
     def __init__(self, args: AppArgs, models: DeploymentHandle) -> None:
         cases = {name: use_cases.load(uri) for name, uri in args.use_cases.items()}
         logs = {name: _log(name, args) for name in cases}
+        # The models of one's own pod first: a call that crosses the network costs more CPU, and a node that is cut off
+        # takes the requests of the others with it until the head has noticed. Ray names no public word for it yet.
+        models._init(_prefer_local_routing=True)
         self._args, self._models = args, models
         self._desk = Desk(cases, self._ask, logs, max_waiting=args.max_ongoing_requests)
         self._tokens = Tokens.from_file(args.tokens_file) if args.tokens_file else None

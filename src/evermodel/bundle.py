@@ -18,7 +18,8 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,14 @@ class Scoring(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     def score(self, rows: pa.Table) -> Scores: ...
     def loss(self, rows: pa.Table) -> float: ...
+
+
+@runtime_checkable
+class EncodingScorer(Scoring, Protocol):
+    """One that scores in two steps, of which the first depends on nothing but its transforms."""
+
+    def encode(self, rows: pa.Table) -> Any: ...
+    def answer(self, encoded: Any) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,29 @@ class OpenRelease:
         return next((bundle.classes for bundle in self.bundles.values() if bundle.classes), ())
 
     def scores(self, rows: pa.Table) -> dict[str, Scores]:
-        """Every objective's score of the rows."""
-        return {name: bundle.score(rows) for name, bundle in self.bundles.items()}
+        """Every objective's score of the rows. Objectives that encode alike share one encoding."""
+        encoded: dict[str, Any] = {}
+        found: dict[str, Scores] = {}
+        for name, bundle in self.bundles.items():
+            like = self._like.get(name)
+            if like is None:
+                found[name] = bundle.score(rows)
+                continue
+            scorer = cast(EncodingScorer, bundle.scorer)
+            if like not in encoded:
+                encoded[like] = scorer.encode(rows)
+            found[name] = scorer.answer(encoded[like])
+        return found
+
+    @cached_property
+    def _like(self) -> dict[str, str]:
+        """Objective that encodes → the first one that does it by the same transforms."""
+        ways = {
+            name: (bundle.model["scorer"], bundle.model["transforms"])
+            for name, bundle in self.bundles.items()
+            if isinstance(bundle.scorer, EncodingScorer)
+        }
+        return {name: next(other for other in ways if ways[other] == way) for name, way in ways.items()}
 
     def score(self, rows: pa.Table, weights: Mapping[str, float] | None = None) -> Scores:
         """Σ weight × objective's score, float64[n] (float64[n, classes] of a category); the release's weights if None.

@@ -98,6 +98,7 @@ def other_node(visitors: Visitors) -> str:
 
 def test_node_drained(deployment: Deployment, visitors: Visitors) -> None:
     """Volumes of this test's stores may be bound to the node: they come back with it."""
+    deployment.wait_ready()
     node = other_node(visitors)
     with under_load(visitors, "drain of a node") as found:
         began = time.monotonic()
@@ -150,9 +151,10 @@ def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
     lose, find = os.environ.get("E2E_LOSE"), os.environ.get("E2E_FIND")
     if not (lose and find):
         pytest.skip("needs E2E_LOSE and E2E_FIND: commands that cut the node $NODE off, and bring it back")
+    deployment.wait_ready()
+    spread_again(deployment)
     node = other_node(visitors)
     told = {**os.environ, "NODE": node}
-    until("all whole before the fault", lambda: deployment.whole() or None, seconds=240)
     with visitors.load(rate=RATE) as found:
         time.sleep(SETTLED)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,27 +74,44 @@ def resumed(turn: Path) -> dict[str, int]:
     return {name: max(one["epoch"] for one in workers if one["objective"] == name) for name in OBJECTIVES}
 
 
-def test_a_worker_is_killed_at_an_epoch(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
-    again = f"{undisturbed.name}-a"
-    with trained_again(deployment, undisturbed.name, again):
-        until("the third epoch", lambda: "order: epoch 3 of" in told(deployment, again) or None, seconds=400, every=0.5)
-        victim = name_of(deployment.space.pods(WORKER)[0])
-        deployment.space.kubectl("delete", "pod", victim, "--force", "--grace-period=0")
-    deployment.read_state(f"{USE_CASE}/turns/{again}", tmp_path)
-    print(f"\nkilled after epoch 3 of 6: {losses(tmp_path)}, went on from {resumed(tmp_path)}")
-    assert losses(tmp_path) == pytest.approx(losses(undisturbed), abs=1e-6)
-    assert resumed(tmp_path)["order"] >= 2  # at most one checkpoint interval, which is an epoch, is lost
-
-
-def test_a_worker_is_killed_in_mid_checkpoint(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
-    """When its files are written and none is stored yet: what is half there is never gone on from."""
-    again = f"{undisturbed.name}-b"
-    with failpoint(deployment, "train.checkpoint:5"), trained_again(deployment, undisturbed.name, again):
+@pytest.mark.parametrize(
+    ("what", "point", "whole"), [("at an epoch", "train.epoch:4", 3), ("in mid-checkpoint", "train.checkpoint:5", 2)]
+)
+def test_a_worker_is_killed(
+    what: str, point: str, whole: int, deployment: Deployment, undisturbed: Path, tmp_path: Path
+) -> None:
+    """By SIGKILL at the end of the fourth epoch, before it is reported; and when one of the third checkpoint's two files
+    is written: it goes on from the last checkpoint that is whole."""
+    again = f"{undisturbed.name}-{point.partition(':')[0][-5:]}"
+    with failpoint(deployment, point), trained_again(deployment, undisturbed.name, again):
         until("a worker", lambda: deployment.space.ready_pods(WORKER) or None, seconds=300)
-    deployment.read_state(f"{USE_CASE}/turns/{again}", tmp_path)
-    print(f"\nkilled in mid-checkpoint: {losses(tmp_path)}, went on from {resumed(tmp_path)}")
-    assert losses(tmp_path) == pytest.approx(losses(undisturbed), abs=1e-6)
-    assert max(resumed(tmp_path).values()) >= 2
+    found = came_to_the_same(deployment, undisturbed, again, tmp_path)
+    print(f"\nkilled {what}: went on from {found}")
+    assert found["order"] == whole
+
+
+def test_a_worker_s_pod_is_deleted(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
+    """Another one takes its place; at most one checkpoint interval, which is an epoch, is lost."""
+    again = f"{undisturbed.name}-pod"
+    with trained_again(deployment, undisturbed.name, again):
+        victim = name_of(until("a worker", lambda: deployment.space.ready_pods(WORKER) or None, seconds=300)[0])
+        seen = until("an epoch", lambda: epochs(told(deployment, again)) or None, seconds=300, every=0.2)
+        deployment.space.kubectl("delete", "pod", victim, "--force", "--grace-period=0")
+    found = came_to_the_same(deployment, undisturbed, again, tmp_path)
+    print(f"\npod deleted after epoch {max(seen)}: went on from {found}")
+    assert found["order"] >= max(seen) - 1
+
+
+def epochs(said: str) -> list[int]:
+    """Those of the first objective that are over, as the waiting pod tells them."""
+    return [int(number) for number in re.findall(r"order: epoch (\d+) of", said)]
+
+
+def came_to_the_same(deployment: Deployment, undisturbed: Path, again: str, to: Path) -> dict[str, int]:
+    """A run whose models are those of the undisturbed one; the epoch from which each objective went on."""
+    deployment.read_state(f"{USE_CASE}/turns/{again}", to)
+    assert losses(to) == pytest.approx(losses(undisturbed), abs=1e-6)
+    return resumed(to)
 
 
 def test_the_waiting_pod_is_killed(deployment: Deployment, visitors: Visitors) -> None:

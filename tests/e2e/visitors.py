@@ -50,7 +50,11 @@ class Visitors:
     deployment: Deployment
 
     def arrive(self) -> None:
-        """Make the pod, or find it; its scripts are brought up to date."""
+        """Make the pod, or find it; its scripts are brought up to date. One of another image or node makes room."""
+        space, node, image = self.deployment.clients, self._node(), self.deployment.images["control"]
+        for pod in space.list("pods", f"app={POD}"):
+            if (node_of(pod), pod["spec"]["containers"][0]["image"]) != (node, image):
+                space.kubectl("delete", "pod", POD, "--wait=true")
         profile = {"state": "/tmp/state", "broker": f"{RELEASE}-kafka.{self.deployment.space.name}.svc:9092"}
         files = {
             "evermodel.yaml": yaml.safe_dump(profile),
@@ -60,7 +64,6 @@ class Visitors:
         }
         paths = [{"key": name, "path": name} for name in files if name != f"{USE_CASE}.yaml"]
         paths.append({"key": f"{USE_CASE}.yaml", "path": f"use_cases/{USE_CASE}.yaml"})
-        space = self.deployment.clients
         space.apply(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POD}, "data": files},
             {
@@ -68,7 +71,7 @@ class Visitors:
                 "kind": "Pod",
                 "metadata": {"name": POD, "labels": {"app": POD}},
                 "spec": {
-                    "nodeName": self._node(),
+                    "nodeName": node,
                     "restartPolicy": "Always",
                     "automountServiceAccountToken": False,
                     "terminationGracePeriodSeconds": 1,
@@ -81,7 +84,7 @@ class Visitors:
                     "containers": [
                         {
                             "name": POD,
-                            "image": self.deployment.images["control"],
+                            "image": image,
                             "command": ["sleep", "infinity"],
                             "env": [{"name": "EVERMODEL_PROJECT", "value": PROJECT}],
                             "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}},

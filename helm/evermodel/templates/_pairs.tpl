@@ -36,7 +36,7 @@ denied. `ports` empty: all of them (Ray's own, between the pods of one kind of c
 - {from: [ingester, pipeline], peers: kafka}
 - {from: [control, ingester, monitoring, features, mlflow, pipeline, training, serving-worker], peers: s3}
 - {from: [control, monitoring, pipeline], peers: mlflow}
-- {from: [control, monitoring], peers: kfp}
+- {from: [control, monitoring, pipeline], peers: kfp}
 {{- end -}}
 
 {{/* Components that use the Kubernetes API */}}

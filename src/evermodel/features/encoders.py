@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, ClassVar
 
@@ -53,9 +54,13 @@ class Vocabulary:
     def buckets(self) -> int:
         return len(self.values) + 1
 
+    @cached_property
+    def _numbers(self) -> dict[Value, int]:
+        return {value: number for number, value in enumerate(self.values, start=1)}
+
     def encode(self, column: pa.ChunkedArray) -> Ids:
         codes, uniques = _codes(column)
-        known = {value: number for number, value in enumerate(self.values, start=1)}
+        known = self._numbers
         return np.array([*(known.get(value, 0) for value in uniques), known.get(None, 0)], dtype=np.int64)[codes]
 
     def grow(self, column: pa.ChunkedArray) -> Vocabulary:

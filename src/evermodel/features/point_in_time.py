@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from evermodel.use_case import (
     UseCase,
     WindowFeature,
     feature_columns,
+    of_use_case,
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
 TIMES = ("event_time", "created_time", "ingest_seq")
 DAY = 86_400_000_000
 MINUTE = 60_000_000
+Column: TypeAlias = "pa.ChunkedArray | pa.Array"
 
 # definitions --------------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,7 @@ class WindowGroup:
         return max(measure.delay + measure.span for measure in self.measures)
 
 
+@of_use_case
 def window_groups(use_case: UseCase) -> tuple[WindowGroup, ...]:
     """Every window and lag feature of the use case, grouped by what they can share, in order of first mention."""
     groups: dict[tuple[Any, ...], WindowGroup] = {}
@@ -292,49 +295,57 @@ def row_features(use_case: UseCase, table: pa.Table) -> pa.Table:
     `table` has `event_time`, the prediction source's fields, and the window and lag columns. Crosses and custom
     features may be of each other; UseCaseError where they go round in a circle.
     """
+    columns = {name: table.column(name) for name in table.column_names}
+    for feature in _in_order(use_case):
+        columns[feature.name] = _row_feature(feature, columns, table)
+    every = dict.fromkeys(use_case.feature_columns())
+    return pa.table({name: columns[name] for name in (*(name for name in columns if name not in every), *every)})
+
+
+@of_use_case
+def _in_order(use_case: UseCase) -> tuple[Any, ...]:
+    """The features that need only the row itself, each after those that it is made of."""
     made = {name for group in window_groups(use_case) for name in (measure.column for measure in group.measures)}
     waiting = [
         feature for feature in use_case.features if feature.name not in made and not isinstance(feature, WindowFeature)
     ]
-    fields = table
+    order: list[Any] = []
     while waiting:
         ready = [f for f in waiting if not isinstance(f, (CrossFeature, CustomFeature)) or made.issuperset(f.of)]
         if not ready:
             names = ", ".join(feature.name for feature in waiting)
             raise UseCaseError(f"features {names} are each of one another: a circle")
-        for feature in ready:
-            table = _put(table, feature.name, _row_feature(feature, table, fields))
-            made.add(feature.name)
-        waiting = [feature for feature in waiting if feature not in ready]
-    every = use_case.feature_columns()
-    return table.select([*(name for name in table.column_names if name not in every), *every])
+        made.update(feature.name for feature in ready)
+        order += ready
+        waiting = [feature for feature in waiting if feature.name not in made]
+    return tuple(order)
 
 
-def _put(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.Table:
+def _put(table: pa.Table, name: str, column: Column) -> pa.Table:
     at = table.schema.get_field_index(name)
     return table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
 
 
-def _row_feature(feature: Any, table: pa.Table, fields: pa.Table) -> pa.ChunkedArray | pa.Array:
+def _row_feature(feature: Any, columns: Mapping[str, Column], fields: pa.Table) -> Column:
     if isinstance(feature, ColumnFeature):
         return fields.column(feature.field or feature.name)
     if isinstance(feature, CalendarFeature):
         return pa.array(calendar(feature.part, micros_of(fields.column("event_time"))))
     if isinstance(feature, CrossFeature):
-        return pc.binary_join_element_wise(*(table.column(name).cast(pa.string()) for name in feature.of), "|")
-    return _custom(feature, table)
+        return pc.binary_join_element_wise(*(columns[name].cast(pa.string()) for name in feature.of), "|")
+    return _custom(feature, columns, fields.num_rows)
 
 
-def _custom(feature: CustomFeature, table: pa.Table) -> pa.Array:
-    columns = {name: _plain(table.column(name)) for name in feature.of}
-    values = np.asarray(extension.load(feature.transform, "transform")(columns))
-    if values.shape != (table.num_rows,):
-        raise DataError(f"transform {feature.transform} gave shape {values.shape} for {table.num_rows} rows")
+def _custom(feature: CustomFeature, columns: Mapping[str, Column], rows: int) -> pa.Array:
+    given = {name: _plain(columns[name]) for name in feature.of}
+    values = np.asarray(extension.load(feature.transform, "transform")(given))
+    if values.shape != (rows,):
+        raise DataError(f"transform {feature.transform} gave shape {values.shape} for {rows} rows")
     values = values.astype(np.float64)
     return pa.array(values, mask=np.isnan(values))
 
 
-def _plain(column: pa.ChunkedArray) -> NDArray[Any]:
+def _plain(column: Column) -> NDArray[Any]:
     """What a transform gets: float64 with NaN, or objects with None for text."""
     return np.asarray(column.to_pylist(), object) if is_text(column.type) else floats(column)
 

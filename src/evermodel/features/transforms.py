@@ -277,8 +277,9 @@ def _may_move(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in rows.column_names:
+    index = rows.schema.get_field_index(name)
+    if index < 0:
         raise DataError(
             f"rows have no column {name!r} for the feature of that name; {nearest(name, rows.column_names)}"
         )
-    return rows.column(name)
+    return rows.column(index)

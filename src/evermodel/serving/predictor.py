@@ -195,10 +195,16 @@ class Predictor:
             for entity, future in waiting.items():
                 found = future.result(max(late - time.monotonic(), 0.0))
                 known, fresh = found["event_time"].combine_chunks().is_valid(), self._fresh(found, questions)
+                all_known, all_fresh = known.true_count == len(known), fresh.true_count == len(fresh)
                 for name, nothing in self._stored[entity].items():
-                    column = found[name].combine_chunks().cast(types[name])
-                    column = pc.if_else(fresh, column, pa.scalar(None, types[name]))
-                    rows = rows.append_column(name, pc.if_else(known, column, pa.scalar(nothing, types[name])))
+                    column = found[name].combine_chunks()
+                    if column.type != types[name]:
+                        column = column.cast(types[name])
+                    if not all_fresh:
+                        column = pc.if_else(fresh, column, pa.scalar(None, types[name]))
+                    if not all_known:
+                        column = pc.if_else(known, column, pa.scalar(nothing, types[name]))
+                    rows = rows.append_column(name, column)
         except (Late, FeatureStoreError):
             raise
         except Exception as error:  # a store's own exceptions are foreign: the answer is the same

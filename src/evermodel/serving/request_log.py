@@ -32,6 +32,7 @@ from evermodel.use_case import (
     UseCase,
     WindowFeature,
     feature_columns,
+    of_use_case,
 )
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -131,6 +132,7 @@ class RequestLog:
         return table
 
 
+@of_use_case
 def served_schema(use_case: UseCase) -> pa.Schema:
     """The columns of the log: request and feature columns under their own names, then what was answered, and by whom.
 
@@ -150,12 +152,14 @@ def served_schema(use_case: UseCase) -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
+@of_use_case
 def request_types(use_case: UseCase) -> dict[str, pa.DataType]:
     """The Arrow types of what a row is asked with: the prediction source's fields but the labels' own, and constants."""
     types = {field.name: ARROW[field.type] for field in request_fields(use_case)}
     return types | {name: pa.scalar(value).type for name, value in use_case.prediction_source.constants.items()}
 
 
+@of_use_case
 def feature_types(use_case: UseCase) -> dict[str, pa.DataType]:
     """What the feature columns hold, by name: a column's own type, text of crosses and of a text's last value, else numbers."""
     types: dict[str, pa.DataType] = {}

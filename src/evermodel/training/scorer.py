@@ -43,8 +43,15 @@ class Scorer:
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """float64[n], or float64[n, classes] of a category label; the same for a row in any company."""
-        inputs = self.transforms.apply(rows)
-        return self.task.score(outputs_of(self.module, inputs, self.task.outputs))
+        return self.answer(self.encode(rows))
+
+    def encode(self, rows: pa.Table) -> Inputs:
+        """The model's inputs: the same of every scorer with these transforms."""
+        return self.transforms.apply(rows)
+
+    def answer(self, encoded: Inputs) -> NDArray[np.float64]:
+        """The scores of encoded rows."""
+        return self.task.score(outputs_of(self.module, encoded, self.task.outputs))
 
     def loss(self, rows: pa.Table) -> float:
         """Mean loss in eval mode on the labelled rows. StateError where there are none."""

@@ -32,6 +32,7 @@ from evermodel.use_case.features import (
 from evermodel.use_case.judging import LESS_IS_BETTER, METRICS, Behaviour, Evaluation, Gate, Slice
 from evermodel.use_case.life import BusinessFigure, Drift, Monitoring, Retraining, Serving
 from evermodel.use_case.reading import json_schema, load, parse
+from evermodel.use_case.remembered import of_use_case
 from evermodel.use_case.terms import UNITS, Duration, Name, Section, Share, format_duration, parse_duration
 from evermodel.use_case.training import Model, Objective, Split, Stateful, Training
 
@@ -80,6 +81,7 @@ __all__ = [
     "format_duration",
     "json_schema",
     "load",
+    "of_use_case",
     "parse",
     "parse_duration",
     "source_columns",

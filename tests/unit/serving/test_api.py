@@ -192,6 +192,24 @@ def test_a_slow_model_is_answered_for_within_the_deadline(client: Client, kitche
     )
 
 
+def test_models_that_were_too_slow_are_asked_one_question_at_a_time(kitchen: Kitchen, desk: Desk) -> None:
+    kitchen.delay = 5.0
+    questions = kitchen.predictors["shop"].questions([view()], now=NOW)
+
+    async def together(count: int) -> list[str | None]:
+        found = await asyncio.gather(*(desk.answer("shop", questions, Choice(None, 10)) for _ in range(count)))
+        return [answers[0].reason for answers in found]
+
+    async def days() -> None:
+        assert await together(4) == ["model_timeout"] * 4
+        assert await together(4) == ["model_timeout", *["model_busy"] * 3], "the others don't wait for the deadline"
+        kitchen.delay = 0.0
+        while await together(4) != [None] * 4:
+            pass
+
+    asyncio.run(asyncio.wait_for(days(), 10))
+
+
 def test_models_that_are_gone_are_answered_for_and_reported(
     client: Client, kitchen: Kitchen, desk: Desk, tmp_path: Path
 ) -> None:
