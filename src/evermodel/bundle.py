@@ -128,7 +128,7 @@ class OpenRelease:
     def _like(self) -> dict[str, str]:
         """Objective that encodes → the first one that does it by the same transforms."""
         ways = {
-            name: (bundle.model["scorer"], bundle.model["transforms"])
+            name: (bundle.model["scorer"], bundle.model.get("transforms"))
             for name, bundle in self.bundles.items()
             if isinstance(bundle.scorer, EncodingScorer)
         }

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from evermodel import bundle, use_case
 from evermodel.artifacts import BundleRef, Release, TrainingManifest, Window, canonical_json, sha256
 from evermodel.bundle import FILES, OpenRelease, open_bundle, open_release, pack, verify
 from evermodel.errors import DataError, IntegrityError, StateError
-from evermodel.features.transforms import fit
+from evermodel.features.transforms import Transforms, fit
 from evermodel.training import state
 from evermodel.training.loop import Schedule, make_learner
 from evermodel.training.model import build
@@ -242,6 +243,25 @@ def test_a_release_adds_up_its_objectives(release: OpenRelease) -> None:
         release.score(table(), {"y": 1.0, "k": 1.0})
     with pytest.raises(DataError, match="at least one"):
         release.score(table(), {})
+
+
+def test_objectives_that_encode_alike_share_one_encoding(
+    release: OpenRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what each gives by itself; one whose transforms differ encodes for itself."""
+    rows, encoded = table(), []
+    alone = {name: one.score(rows) for name, one in release.bundles.items()}
+    other = {
+        **release.bundles["v"].model,
+        "transforms": {**release.bundles["v"].model["transforms"], "indicators": ["x"]},
+    }
+    apart = OpenRelease(release.release, {**release.bundles, "v": replace(release.bundles["v"], model=other)})
+    apply = Transforms.apply
+    monkeypatch.setattr(Transforms, "apply", lambda self, given: encoded.append(1) or apply(self, given))
+    for made, times in ((release, 1), (apart, 2)):
+        encoded.clear()
+        together = made.scores(rows)
+        assert len(encoded) == times and all((together[name] == alone[name]).all() for name in alone)
 
 
 def test_a_model_that_answers_another_shape_is_an_error(ref: BundleRef) -> None:

@@ -1,6 +1,8 @@
 """The use-case file says what is wrong, where, and what would be right."""
 
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,23 @@ def test_what_is_no_mapping_is_an_error_too() -> None:
             use_case.parse(text)
     with pytest.raises(UseCaseError, match="no such use-case file"):
         use_case.load("nowhere.yaml")
+
+
+# what is worked out of one ------------------------------------------------------------------------------------------
+
+
+def test_what_is_worked_out_of_a_use_case_is_worked_out_once_and_forgotten_with_it() -> None:
+    made: list[str] = []
+
+    @use_case.of_use_case
+    def shout(case: use_case.UseCase) -> str:
+        made.append(case.name)
+        return case.name.upper()
+
+    shop, twin = (use_case.load(ROOT / "use_cases" / "restaurants.yaml") for _ in range(2))
+    assert shout(shop) == shout(shop) == "RESTAURANTS" and len(made) == 1
+    assert shout(twin) == "RESTAURANTS" and len(made) == 2, "by identity: comparing two costs more than most of this"
+    known = weakref.ref(shop)
+    del shop
+    gc.collect()
+    assert known() is None
