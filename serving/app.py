@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -109,7 +110,8 @@ class Models:
 
         cases = {name: use_cases.load(uri) for name, uri in args.use_cases.items()}
         readers = {name: _reader(case, args) for name, case in cases.items()}
-        self._live = LiveModels(cases, readers, opener=open_release, clock=_now, load_seconds=args.load_seconds)
+        opener = partial(open_release, device="cuda" if args.num_gpus else "cpu")
+        self._live = LiveModels(cases, readers, opener=opener, clock=_now, load_seconds=args.load_seconds)
         self._answer.set_max_batch_size(max(case.serving.max_batch_size for case in cases.values()))  # type: ignore[attr-defined]
         self._answer.set_batch_wait_timeout_s(min(case.serving.batch_wait for case in cases.values()) * 1e-6)  # type: ignore[attr-defined]
         self._watch: Watch | None = None

@@ -53,8 +53,9 @@ class Scoring(Protocol):
 
 @runtime_checkable
 class EncodingScorer(Scoring, Protocol):
-    """One that scores in two steps, of which the first depends on nothing but its transforms."""
+    """One whose score is `answer(encode(rows))`, where `encode` depends on nothing but its transforms; it may move to a GPU."""
 
+    def to(self, device: str) -> None: ...
     def encode(self, rows: pa.Table) -> Any: ...
     def answer(self, encoded: Any) -> Scores: ...
 
@@ -234,9 +235,15 @@ def open_bundle(ref: BundleRef, *, max_bytes: int = MAX_BYTES) -> Bundle:
     return Bundle(ref, manifest, model, training["state"], weights, moments, num_bytes, scorer)
 
 
-def open_release(release: Release) -> OpenRelease:
-    """Open every bundle of a release."""
-    return OpenRelease(release, {ref.objective: open_bundle(ref) for ref in release.bundles})
+def open_release(release: Release, *, device: str = "cpu") -> OpenRelease:
+    """Open every bundle of a release, to answer on a device. StateError where one can't be there."""
+    opened = OpenRelease(release, {ref.objective: open_bundle(ref) for ref in release.bundles})
+    if device != "cpu":
+        for name, bundle in opened.bundles.items():
+            if not isinstance(bundle.scorer, EncodingScorer):
+                raise StateError(f"{name}: the scorer {bundle.model['scorer']} answers on a CPU only")
+            bundle.scorer.to(device)
+    return opened
 
 
 def _entries(where: str, text: bytes) -> dict[str, tuple[int, str]]:

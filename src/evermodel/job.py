@@ -72,8 +72,8 @@ def train(plan: Plan, rows: TrainingSet, *, out: str, num_workers: int) -> Relea
     return trained.release
 
 
-def predict_batch(batch: Batch, *, num_actors: int) -> None:
-    """Score the batch's rows into its folder."""
+def predict_batch(batch: Batch, *, num_actors: int, num_gpus: float) -> None:
+    """Score the batch's rows into its folder, on so many GPUs an actor."""
     from evermodel.serving.batch import predict_batch as score
 
     score(
@@ -84,6 +84,7 @@ def predict_batch(batch: Batch, *, num_actors: int) -> None:
         rows_digest=batch.rows_digest,
         batch_size=4096,
         concurrency=num_actors,
+        num_gpus=num_gpus,
     )
 
 
@@ -95,7 +96,8 @@ def run(verb: Verb, folder: str, profile: Profile) -> None:
         release = train(Plan.from_json(plan), TrainingSet.from_json(rows), out=folder, num_workers=workers)
         storage.write_text(storage.join(folder, "workers.json"), _workers(folder, release))
     else:
-        predict_batch(Batch.from_json(storage.read_text(storage.join(folder, "batch.json"))), num_actors=workers)
+        batch = Batch.from_json(storage.read_text(storage.join(folder, "batch.json")))
+        predict_batch(batch, num_actors=workers, num_gpus=profile.gpus_per_worker)
     storage.write_text(_marker(verb, folder), digest)
 
 

@@ -43,6 +43,7 @@ class Profile(BaseSettings):
     ray_job: str | None = None  # template of the RayJob that trains; None: train in the step's own process
     job: str | None = None  # template of the Job that runs a pipeline
     num_workers: int = 0  # 0: the plain loop in the step's own process; more: Ray Train workers, the same loop
+    gpus_per_worker: float = 0.0  # of batch prediction; training is on CPUs
     serve_url: str = "http://127.0.0.1:8000"
     rayservice: str | None = None  # what champions are projected onto
     namespace: str | None = None

@@ -264,6 +264,21 @@ def test_objectives_that_encode_alike_share_one_encoding(
         assert len(encoded) == times and all((together[name] == alone[name]).all() for name in alone)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_a_gpu_that_isnt_there_is_an_error(release: OpenRelease) -> None:
+    with pytest.raises(StateError, match="can't be put on 'cuda'"):
+        open_release(release.release, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_scores_as_a_processor_does_in_any_company(release: OpenRelease) -> None:
+    rows, there = table(), open_release(release.release, device="cuda")
+    here, found = release.scores(rows), there.scores(rows)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, here[name], atol=1e-5)
+        np.testing.assert_array_equal(there.scores(rows.slice(7, 5))[name], values[7:12])
+
+
 def test_a_model_that_answers_another_shape_is_an_error(ref: BundleRef) -> None:
     opened = open_bundle(ref)
 

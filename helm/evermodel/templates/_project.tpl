@@ -15,6 +15,7 @@
   "launcher" $values.project.launcher
   "job" "/etc/evermodel/project/job.yaml"
   "num_workers" (int $values.project.numWorkers)
+  "gpus_per_worker" (float64 (default 0 (default dict (first $values.training.workerGroups)).gpus))
   "namespace" .Release.Namespace -}}
 {{- if include "evermodel.hasSecret" (dict "root" . "key" "redis") -}}
 {{- $_ := set $profile "online_store_password_file" "/etc/evermodel/secrets/redis/password" -}}

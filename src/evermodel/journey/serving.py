@@ -38,7 +38,8 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
         storage.write_text(storage.join(home, "batch.json"), batch.to_json())
         on_ray(project.profile, "predict-batch", home, key=batch.content_digest()[:16], use_case=case.name)
     else:
-        job.predict_batch(batch, num_actors=max(project.profile.num_workers, 1))
+        profile = project.profile
+        job.predict_batch(batch, num_actors=max(profile.num_workers, 1), num_gpus=profile.gpus_per_worker)
     return batch.out_uri
 
 

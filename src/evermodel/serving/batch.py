@@ -39,11 +39,11 @@ class BatchManifest(Artifact):
 class ScoreRows:
     """A Ray Data actor: opens the release once, writes each batch with its scores, answers where it lies."""
 
-    def __init__(self, *, use_case: str, release: str, out_uri: str) -> None:
+    def __init__(self, *, use_case: str, release: str, out_uri: str, device: str) -> None:
         from evermodel.bundle import open_release
 
         self._use_case, self._out = UseCase.model_validate_json(use_case), out_uri
-        self._release = open_release(Release.from_json(release))
+        self._release = open_release(Release.from_json(release), device=device)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         table = scored(self._use_case, self._release, rows)
@@ -88,7 +88,8 @@ def predict_batch(
 ) -> BatchManifest:
     """Score the Parquet rows at `rows_uri` (file or folder) into `out_uri`; skipped where its manifest says it is done.
 
-    Uses the Ray that is running, the one that RAY_ADDRESS names, or else starts a local one. IntegrityError, and no manifest, unless every row came out.
+    `concurrency` actors of `num_gpus` GPUs each, on which the models answer (0: on a CPU). Uses the Ray that is running,
+    the one that RAY_ADDRESS names, or else starts a local one. IntegrityError, and no manifest, unless every row came out.
     """
     target = storage.join(out_uri, MANIFEST)
     if storage.exists(target):
@@ -147,6 +148,7 @@ def _run(
             "use_case": use_case.model_dump_json(),
             "release": release.to_json(),
             "out_uri": out_uri,
+            "device": "cuda" if num_gpus else "cpu",
         },
     ).take_all()
     parts = tuple(Ref(uri=part["uri"], digest=part["digest"]) for part in sorted(written, key=lambda part: part["uri"]))

@@ -1,7 +1,7 @@
 """What a bundle's `model.json` names as its scorer: transforms, module and task, put together to answer rows.
 
-The forward pass always runs on blocks of BLOCK rows (the last one padded), so that a row's score doesn't depend on how
-many others are asked about with it.
+The forward pass always runs on blocks of one size (the last one padded), so that a row's score doesn't depend on how
+many others are asked about with it. A GPU takes larger ones; its scores are a processor's but for rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evermodel.training.objectives import Task
 from evermodel.use_case import Model
 
 PATH = "evermodel.training.scorer:Scorer"
-BLOCK = 64
+BLOCK = {"cpu": 64, "cuda": 4096}
 
 
 class Scorer:
@@ -36,6 +36,15 @@ class Scorer:
         self.module = build(Model(**tree["model"]), self.transforms.spec, self.task.outputs, seed=0)
         state.load_weights(self.module, weights)
         self.module.eval()
+        self._device = torch.device("cpu")
+
+    def to(self, device: str) -> None:
+        """Answer on `cpu` or `cuda` from now on. StateError where there is no such device."""
+        try:
+            self._device = torch.device(device)
+            self.module.to(self._device)
+        except (RuntimeError, AssertionError) as error:
+            raise StateError(f"the model can't be put on {device!r}: {error}") from None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,7 +60,7 @@ class Scorer:
 
     def answer(self, encoded: Inputs) -> NDArray[np.float64]:
         """The scores of encoded rows."""
-        return self.task.score(outputs_of(self.module, encoded, self.task.outputs))
+        return self.task.score(outputs_of(self.module, encoded, self.task.outputs, self._device))
 
     def loss(self, rows: pa.Table) -> float:
         """Mean loss in eval mode on the labelled rows. StateError where there are none."""
@@ -70,23 +79,23 @@ def encode(transforms: Transforms, task: Task, rows: pa.Table) -> Batchable:
     )
 
 
-def outputs_of(module: nn.Module, inputs: Inputs, outputs: int) -> Tensor:
-    """The module's outputs [n, outputs] in eval mode, in blocks of one size."""
-    rows = len(inputs.dense)
+def outputs_of(module: nn.Module, inputs: Inputs, outputs: int, device: torch.device) -> Tensor:
+    """The module's outputs [n, outputs] in eval mode, in blocks of one size; the module is on `device`, they are not."""
+    rows, size = len(inputs.dense), BLOCK[device.type]
     found = torch.empty((rows, outputs))
     with torch.inference_mode():
-        for start in range(0, rows, BLOCK):
-            dense, ids = (_block(part[start : start + BLOCK]) for part in (inputs.dense, inputs.ids))
+        for start in range(0, rows, size):
+            dense, ids = (_block(part[start : start + size], size).to(device) for part in (inputs.dense, inputs.ids))
             answer = module(dense, ids)
-            if tuple(answer.shape) != (BLOCK, outputs):
-                raise StateError(f"the model answers {tuple(answer.shape)} to {BLOCK} rows, not ({BLOCK}, {outputs})")
-            found[start : start + BLOCK] = answer[: rows - start]
+            if tuple(answer.shape) != (size, outputs):
+                raise StateError(f"the model answers {tuple(answer.shape)} to {size} rows, not ({size}, {outputs})")
+            found[start : start + size] = answer[: rows - start]
     return found
 
 
-def _block(part: NDArray[Any]) -> Tensor:
-    if len(part) == BLOCK:
+def _block(part: NDArray[Any], size: int) -> Tensor:
+    if len(part) == size:
         return torch.from_numpy(part)
-    padded = np.zeros((BLOCK, part.shape[1]), dtype=part.dtype)
+    padded = np.zeros((size, part.shape[1]), dtype=part.dtype)
     padded[: len(part)] = part
     return torch.from_numpy(padded)
