@@ -68,10 +68,10 @@ def losses(turn: Path) -> dict[str, float]:
     return {name: json.loads(path.read_text())["manifest"]["final_loss"] for name, path in trained.items()}
 
 
-def resumed(turn: Path) -> dict[str, int]:
-    """The epoch from which each objective went on in the end."""
+def resumed(turn: Path) -> dict[str, list[int]]:
+    """The epochs from which each objective went on, 0 being its first start."""
     workers = json.loads((turn / "workers.json").read_text())
-    return {name: max(one["epoch"] for one in workers if one["objective"] == name) for name in OBJECTIVES}
+    return {name: sorted({one["epoch"] for one in workers if one["objective"] == name}) for name in OBJECTIVES}
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_a_worker_is_killed(
     what: str, point: str, whole: int, deployment: Deployment, undisturbed: Path, tmp_path: Path
 ) -> None:
     """By SIGKILL at the end of the fourth epoch, before it is reported; and when one of the third checkpoint's two files
-    is written: it goes on from the last checkpoint that is whole."""
+    is written: it goes on from the last checkpoint that is whole. Each pod's worker dies once, so there may be two deaths."""
     again = f"{undisturbed.name}-{point.partition(':')[0][-5:]}"
     with failpoint(deployment, point), trained_again(deployment, undisturbed.name, again):
         until("a worker", lambda: deployment.space.ready_pods(WORKER) or None, seconds=300)
     found = came_to_the_same(deployment, undisturbed, again, tmp_path)
     print(f"\nkilled {what}: went on from {found}")
-    assert found["order"] == whole
+    assert whole in found["order"]
 
 
 def test_a_worker_s_pod_is_deleted(deployment: Deployment, undisturbed: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_worker_s_pod_is_deleted(deployment: Deployment, undisturbed: Path, tm
         deployment.space.kubectl("delete", "pod", victim, "--force", "--grace-period=0")
     found = came_to_the_same(deployment, undisturbed, again, tmp_path)
     print(f"\npod deleted after epoch {max(seen)}: went on from {found}")
-    assert found["order"] >= max(seen) - 1
+    assert max(found["order"]) >= max(seen) - 1
 
 
 def epochs(said: str) -> list[int]:
@@ -107,8 +107,8 @@ def epochs(said: str) -> list[int]:
     return [int(number) for number in re.findall(r"order: epoch (\d+) of", said)]
 
 
-def came_to_the_same(deployment: Deployment, undisturbed: Path, again: str, to: Path) -> dict[str, int]:
-    """A run whose models are those of the undisturbed one; the epoch from which each objective went on."""
+def came_to_the_same(deployment: Deployment, undisturbed: Path, again: str, to: Path) -> dict[str, list[int]]:
+    """A run whose models are those of the undisturbed one; the epochs from which each objective went on."""
     deployment.read_state(f"{USE_CASE}/turns/{again}", to)
     assert losses(to) == pytest.approx(losses(undisturbed), abs=1e-6)
     return resumed(to)
