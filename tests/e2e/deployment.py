@@ -109,6 +109,10 @@ class Deployment:
             "apiServer": api_server_peers(),
             "ingress": {"serving": [*visitors, *outside_peers()], "kafka": visitors},
         }
+        if endpoint := os.environ.get("E2E_KFP_ENDPOINT"):  # a Kubeflow Pipelines that asks for no token
+            kfp = {"endpoint": endpoint, "namespace": os.environ.get("E2E_KFP_NAMESPACE", "")}
+            values["project"] = {"launcher": "kfp", "kfp": kfp}
+            values["networkPolicy"]["egress"] = {"kfp": [{"namespaceSelector": {}}]}
         return values
 
     def install(self, *extra: str, values: Object | None = None, chart: Path = CHART) -> str:
