@@ -11,8 +11,8 @@ The sections, in the order in which a model lives through them; each is a module
 | `life` | serving, monitoring, retraining, business | what happens then, until the next turn |
 
 `case` holds them together and checks what one says of another; `terms` is what all are written in; `reading` makes a
-`UseCase` of a text; `remembered` keeps what is worked out of one. What is wrong is said with the file, the line, the path, the value and the nearest valid name;
-nothing is guessed.
+`UseCase` of a text; `remembered` keeps what is worked out of one. What is wrong is said with the file, the line, the
+path, the value and the nearest valid name; nothing is guessed.
 """
 
 from evermodel.artifacts import Time, Window
