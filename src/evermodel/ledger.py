@@ -48,6 +48,7 @@ from evermodel.ledger_rows import (
     ownerless_runs,
     promotion_rows,
     recent_windows,
+    retrain_decisions,
     rows,
     run_of,
     settle_run,
@@ -371,30 +372,30 @@ class Ledger:
 
     def standing(self, case: UseCase, *, now: datetime, new_rows: int) -> Standing:
         """One instant of the ledger as `decide` sees it. `new_rows` are the matured ones since the champion's cursor."""
-        use_case, recent = case.name, case.retraining.n
+        use_case = case.name
         with reading(self._engine) as connection:
             newest = newest_promotion(connection, use_case)
-            retrains = [row for row in rows(connection, decisions, use_case) if row.action == "retrain"]
-            last = Decision.from_json(retrains[-1].payload) if retrains else None
+            retrains = retrain_decisions(connection, use_case)
+            last = retrains[-1] if retrains else None
             run = None
             if last is not None:
                 run = connection.scalar(select(runs.c.state).where(runs.c.key == last.retrain_key)) or "pending"
             cursor = newest.release.cursor if newest else None
-            given = (Decision.from_json(row.payload) for row in retrains)
-            own = [one.trigger.end for one in given if newest and one.champion == newest.release.id and one.trigger]
+            champion = newest.release.id if newest else None
+            own = [one.trigger.end for one in retrains if one.trigger and one.champion == champion]
             broken = (alerts.c.use_case == use_case) & alerts.c.broken
             if cursor is not None:
                 broken &= alerts.c.end > micros(cursor)
-            found = connection.scalars(select(alerts.c.payload).where(broken).order_by(alerts.c.start)).all()
+            bad = connection.scalars(select(alerts.c.payload).where(broken).order_by(alerts.c.start)).all()
             return Standing(
                 use_case=use_case,
-                champion=newest.release.id if newest else None,
+                champion=champion,
                 champion_cursor=cursor,
                 champion_since=newest.at if newest else None,
                 new_rows=new_rows,
                 running=connection.execute(live_keys(use_case, after=micros(now))).first() is not None,
-                recent=recent_windows(connection, use_case, newest.release.id if newest else None, recent),
-                quarantined=tuple(dict.fromkeys(Alert.from_json(payload).window for payload in found)),
+                recent=recent_windows(connection, use_case, champion, case.retraining.n),
+                quarantined=tuple(dict.fromkeys(Alert.from_json(payload).window for payload in bad)),
                 last_retrain=last,
                 answered=max(own, default=None),
                 last_retrain_state="pending" if run == "running" else run,

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, Select, Table, insert, or_, select, upda
 from evermodel.artifacts import (
     Alert,
     Artifact,
+    Decision,
     MonitoredWindow,
     Promotion,
     Release,
@@ -237,6 +238,12 @@ def settle_run(connection: Connection, row: Row[Any], *, now: datetime, otherwis
         return False
     end_run(connection, row, state=state, result=result, now=now)
     return True
+
+
+def retrain_decisions(connection: Connection, use_case: str) -> list[Decision]:
+    """The decisions to retrain, under any champion, oldest first."""
+    found = rows(connection, decisions, use_case)
+    return [Decision.from_json(row.payload) for row in found if row.action == "retrain"]
 
 
 def recent_windows(

@@ -40,11 +40,13 @@ class Scorer:
 
     def to(self, device: str) -> None:
         """Answer on `cpu` or `cuda` from now on. StateError where there is no such device."""
+        if device not in BLOCK:
+            raise StateError(f"the model can't be put on {device!r}; valid: {', '.join(BLOCK)}")
         try:
-            self._device = torch.device(device)
-            self.module.to(self._device)
+            self.module.to(device)
         except (RuntimeError, AssertionError) as error:
             raise StateError(f"the model can't be put on {device!r}: {error}") from None
+        self._device = torch.device(device)
 
     @property
     def classes(self) -> tuple[str, ...]:
