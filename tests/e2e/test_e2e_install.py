@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from cluster import helm, names, node_of, run
+from cluster import helm, name_of, names, node_of, run
 from deployment import RELEASE, SERVING_HEAD, SERVING_WORKER, Deployment
 from visitors import Visitors
 
@@ -21,6 +21,19 @@ def test_serving_is_on_two_nodes_and_not_on_the_head(deployment: Deployment) -> 
     workers, heads = deployment.space.ready_pods(SERVING_WORKER), deployment.space.ready_pods(SERVING_HEAD)
     assert len({node_of(pod) for pod in workers}) == 2 and len(heads) == 1
     assert deployment.endpoints() == sorted(pod["status"]["podIP"] for pod in workers)
+
+
+def test_each_pod_asks_its_own_models(deployment: Deployment) -> None:
+    """No request crosses to another node and back while there are models where it came in."""
+    asked = []
+    for pod in deployment.space.ready_pods(SERVING_WORKER):
+        with deployment.space.forward(f"pod/{name_of(pod)}", 8000) as url:
+            said = [
+                run("curl", "-s", "-H", f"authorization: Bearer {deployment.tokens['caller']}", f"{url}/readyz")
+                for _ in range(12)
+            ]
+        asked.append({json.loads(one)["replica"] for one in said})
+    assert [len(replicas) for replicas in asked] == [1, 1] and asked[0] != asked[1]
 
 
 def test_it_answers(deployment: Deployment) -> None:

@@ -143,7 +143,6 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=concurrency),
         num_cpus=0.5,
         num_gpus=num_gpus or None,
-        scheduling_strategy="SPREAD",
         fn_constructor_kwargs={
             "use_case": use_case.model_dump_json(),
             "release": release.to_json(),
