@@ -87,7 +87,7 @@ class Visitors:
                             "image": image,
                             "command": ["sleep", "infinity"],
                             "env": [{"name": "EVERMODEL_PROJECT", "value": PROJECT}],
-                            "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}},
+                            "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
                             "securityContext": {
                                 "allowPrivilegeEscalation": False,
                                 "capabilities": {"drop": ["ALL"]},

@@ -55,6 +55,17 @@ def _healthy(uri: str) -> bool:
         return False
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that came of it."""
+    found = [pid]
+    for one in found:
+        listed = Path(f"/proc/{one}/task/{one}/children")
+        if not listed.exists():
+            pytest.skip("this system doesn't list a process's children in /proc")
+        found += [int(child) for child in listed.read_text().split()]
+    return found
+
+
 def test_runs_and_artifacts_are_kept(running: Running) -> None:
     from evermodel.registry.store import _connect
 
@@ -69,19 +80,19 @@ def test_runs_and_artifacts_are_kept(running: Running) -> None:
 
 def test_the_password_is_in_no_argument_no_environment_and_no_log(running: Running) -> None:
     secret = running.database.password.encode()
-    family = [running.process.pid]
-    for pid in family:
-        listed = Path(f"/proc/{pid}/task/{pid}/children")
-        if not listed.exists():
-            pytest.skip("this system doesn't list a process's children in /proc")
-        family += [int(child) for child in listed.read_text().split()]
     assert b"mlflow" in Path(f"/proc/{running.process.pid}/cmdline").read_bytes(), "it became MLflow's own process"
-    for pid in family:
+    for pid in family(running.process.pid):
         for place in ("cmdline", "environ"):
             assert secret not in Path(f"/proc/{pid}/{place}").read_bytes()
     assert secret not in running.log.read_bytes()
     (passfile,) = running.log.parent.rglob("pgpass")
     assert passfile.stat().st_mode & 0o777 == 0o600 and secret in passfile.read_bytes()
+
+
+def test_it_runs_no_jobs(running: Running) -> None:
+    """What MLflow would start beside its server takes a starting pod's CPU from whoever answers."""
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family(running.process.pid)]
+    assert len(commands) > 1 and not [command for command in commands if b"mlflow.server.jobs" in command]
 
 
 def test_another_host_name_is_refused(running: Running) -> None:

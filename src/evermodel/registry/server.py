@@ -29,6 +29,7 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half a dozen processes more, and nothing here for them to do
 }
 app = typer.Typer(add_completion=False)
 
