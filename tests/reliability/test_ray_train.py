@@ -25,7 +25,7 @@ from evermodel.use_case import UseCase
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),  # Ray's own, of which it has several
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, of which it has several
 ]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
