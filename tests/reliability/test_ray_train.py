@@ -22,11 +22,7 @@ from evermodel.features.training_set import TurnRows, row_digest
 from evermodel.training.train import TrainResult, train
 from evermodel.use_case import UseCase
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # Ray's own, of which it has several
-]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CASE = """

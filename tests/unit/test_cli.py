@@ -365,7 +365,6 @@ def test_help_names_every_verb(home: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_predict_scores_a_window(followed: Any) -> None:
     window = f"{MOVED.start.isoformat()}..{MOVED.end.isoformat()}"
     said = as_json("predict", NAME, "--window", window, "--now", MOVED.end.isoformat())

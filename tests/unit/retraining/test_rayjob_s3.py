@@ -17,7 +17,7 @@ from evermodel import bundle, job, journey, storage
 from evermodel.artifacts import Release
 from evermodel.journey import Project
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NOW = LIVE[0].start
 
 

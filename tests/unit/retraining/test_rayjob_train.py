@@ -24,7 +24,7 @@ from evermodel.features import training_set
 from evermodel.journey import Project
 from evermodel.serving.batch import read_batch, scored
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NOW = LIVE[0].start
 TEMPLATE = "kind: RayJob\napiVersion: ray.io/v1\nspec: {rayClusterSpec: {workerGroupSpecs: [{groupName: w}]}}\n"
 

@@ -19,7 +19,6 @@ class AskedError(Exception):
     ("named", "address", "dashboard"),
     [(None, "local", False), ("", "local", False), ("10.0.0.7:6379", "10.0.0.7:6379", None)],
 )
-@pytest.mark.filterwarnings("ignore")  # Ray's own, at its import
 def test_its_ray_is_the_one_that_is_named_or_one_of_its_own(
     named: str | None, address: str, dashboard: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

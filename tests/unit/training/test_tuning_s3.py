@@ -13,7 +13,6 @@ from evermodel.journey import Project
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evermodel.training.tuning import tune_objective
 
