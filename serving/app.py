@@ -40,6 +40,8 @@ from evermodel.use_case import UseCase
 Call = tuple[str, Sequence[Question], Choice]
 QUIET = LoggingConfig(enable_access_log=False, log_level="WARNING")
 TELEMETRY_OFF = {"DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+# Serve kills an HTTP proxy that isn't up after three times 5 s, and what waits for it fails: on a busy laptop it is slower.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20"}
 
 
 class AppArgs(BaseModel):
@@ -223,7 +225,7 @@ def start(
     import ray
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    os.environ.update(TELEMETRY_OFF)
+    os.environ.update(TELEMETRY_OFF | PATIENCE)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 5.0}, logging_config=QUIET)

@@ -8,7 +8,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -242,7 +242,6 @@ def url(shop: UseCase, releases: list[Release], place: Path, args: Any) -> Itera
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     start(args, port=port)
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
@@ -265,13 +264,13 @@ def promote(place: Path, release: Release) -> None:
 
 
 class Load:
-    """Clients that ask without a pause until told to stop; every answer is kept."""
+    """Clients that ask one question after the other, `pause` seconds between, until told to stop; every answer is kept."""
 
-    def __init__(self, url: str, *, clients: int) -> None:
+    def __init__(self, url: str, *, clients: int, pause: float = 0.01) -> None:
         self.answers: list[dict[str, Any]] = []
         self.failures: list[str] = []
         self.seconds: list[float] = []
-        self._url, self._end = url, Event()
+        self._url, self._pause, self._end = url, pause, Event()
         self._threads = [Thread(target=self._ask) for _ in range(clients)]
 
     def __enter__(self) -> "Load":
@@ -295,23 +294,40 @@ class Load:
                     self.answers.extend(answer.json()["answers"])
                 except httpx.HTTPError as error:
                     self.failures.append(repr(error))
+                self._end.wait(self._pause)
 
     def wait_for(self, release: Release, *, seconds: float) -> None:
         """Until an answer comes from the release."""
+        self.wait_until(lambda answers: any(answer["release"] == release.id for answer in answers[-50:]), seconds)
+
+    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float) -> int:
+        """Until it holds for the answers so far; how many those were."""
         end = time.monotonic() + seconds
-        while not any(answer["release"] == release.id for answer in self.answers[-50:]):
-            assert time.monotonic() < end, (
-                f"{release.id} doesn't answer; last: {self.answers[-1:]} {self.failures[-1:]}"
-            )
+        while not holds(answers := list(self.answers)):
+            assert time.monotonic() < end, f"not within {seconds} s; last: {answers[-3:]} {self.failures[-1:]}"
             time.sleep(0.05)
+        return len(answers)
+
+
+@with_ray
+def test_a_slow_start_is_waited_for(url: str) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def patience() -> float:  # as the process reads it that kills a proxy which isn't up in time
+        from ray.serve._private.constants import PROXY_READY_CHECK_TIMEOUT_S
+
+        return float(PROXY_READY_CHECK_TIMEOUT_S)
+
+    assert ray.get(patience.remote(), timeout=60) == 20
 
 
 @with_ray
 def test_a_new_champion_is_picked_up_without_a_failed_request(url: str, place: Path, releases: list[Release]) -> None:
     with Load(url, clients=4) as load:
-        load.wait_for(releases[0], seconds=20)
+        load.wait_for(releases[0], seconds=60)
         promote(place, releases[1])
-        load.wait_for(releases[1], seconds=20)
+        load.wait_for(releases[1], seconds=60)
         time.sleep(0.5)
     assert load.failures == []
     assert not any(answer["fallback"] for answer in load.answers)
@@ -347,7 +363,7 @@ def test_a_redeployment_changes_weights_without_a_failed_request(url: str, args:
 
     before = httpx.post(f"{url}/v1/shop/predict", json={"rows": [row()]}).json()["answers"][0]
     with Load(url, clients=2) as load:
-        load.wait_for(releases[1], seconds=20)
+        load.wait_for(releases[1], seconds=60)
         port = int(url.rpartition(":")[2])
         start(args, port=port, user_config={"use_cases": {"shop": {"weights": {"buy": 3.0}}}})
         after = httpx.post(f"{url}/v1/shop/predict", json={"rows": [row()]}).json()["answers"][0]
@@ -428,23 +444,24 @@ def test_a_killed_model_is_answered_for_until_it_is_back(url: str, releases: lis
     replicas = [
         found["name"] for found in ray.util.list_named_actors(all_namespaces=True) if "#Models#" in found["name"]
     ]
-    with Load(url, clients=2) as load:
-        load.wait_for(releases[1], seconds=20)
+    with Load(url, clients=2, pause=0.1) as load:  # the new model needs the CPU to start
+        load.wait_for(releases[1], seconds=60)
+        killed = time.monotonic()
         ray.kill(ray.get_actor(replicas[0], namespace="serve"))
-        end = time.monotonic() + 40
-        while not any(answer["fallback"] for answer in load.answers) and time.monotonic() < end:
-            time.sleep(0.05)
-        gone = len(load.answers)
-        while all(answer["fallback"] for answer in load.answers[gone:]) and time.monotonic() < end:
-            time.sleep(0.05)
+        gone = load.wait_until(lambda answers: any(answer["fallback"] for answer in answers), seconds=60)
+        # Two clients: where only one question may be asked at a time again, the other's is still answered `model_busy`.
+        load.wait_until(
+            lambda answers: len(answers) > gone + 20 and not any(answer["fallback"] for answer in answers[-20:]),
+            seconds=120,
+        )
+        print(f"\nwhole after {time.monotonic() - killed:.0f} s, {len(load.answers) - gone} answers since it was gone")
     assert load.failures == []
     assert {answer["reason"] for answer in load.answers if answer["fallback"]} <= {
         "model_gone",
         "model_timeout",
         "model_busy",
     }
-    assert any(answer["fallback"] for answer in load.answers) and not load.answers[-1]["fallback"]
-    assert max(load.seconds) < 2.5  # the deadline is 2 s
+    assert max(load.seconds) < 4  # the deadline is 2 s, and the machine may be busy; without it: Serve's own 5 s
 
 
 @with_ray
