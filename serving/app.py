@@ -40,8 +40,9 @@ from evermodel.use_case import UseCase
 Call = tuple[str, Sequence[Question], Choice]
 QUIET = LoggingConfig(enable_access_log=False, log_level="WARNING")
 TELEMETRY_OFF = {"DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-# Serve kills an HTTP proxy that isn't up after three times 5 s, and what waits for it fails: on a busy laptop it is slower.
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20"}
+# A Ray of our own, maybe on a busy laptop: its workers would have nice 15, so that all else came before an answer, and
+# Serve kills an HTTP proxy that isn't up after three times 5 s.
+LOCAL_RAY = {"RAY_worker_niceness": "0", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20"}
 
 
 class AppArgs(BaseModel):
@@ -225,7 +226,7 @@ def start(
     import ray
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    os.environ.update(TELEMETRY_OFF | PATIENCE)
+    os.environ.update(TELEMETRY_OFF | LOCAL_RAY)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 5.0}, logging_config=QUIET)

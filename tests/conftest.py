@@ -14,6 +14,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0")
+os.environ.update(RAY_worker_niceness="0")  # at Ray's 15, other tests beside it make a training run six times as long
 
 
 @pytest.hookimpl(optionalhook=True)

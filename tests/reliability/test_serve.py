@@ -6,6 +6,7 @@ champion under load by the ledger and by `user_config`, and takes the feature st
 
 import asyncio
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -242,7 +243,9 @@ def url(shop: UseCase, releases: list[Release], place: Path, args: Any) -> Itera
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start(args, port=port)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_worker_niceness")  # which other tests have; here `start` is to see to it
+        start(args, port=port)
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
     ray.shutdown()
@@ -310,16 +313,16 @@ class Load:
 
 
 @with_ray
-def test_a_slow_start_is_waited_for(url: str) -> None:
+def test_it_starts_on_a_busy_machine_and_answers_before_whatever_else_runs(url: str) -> None:
     import ray
 
     @ray.remote(num_cpus=0)
-    def patience() -> float:  # as the process reads it that kills a proxy which isn't up in time
+    def seen() -> tuple[float, int]:  # by a process of the Ray that `start` started, as Serve's controller is one
         from ray.serve._private.constants import PROXY_READY_CHECK_TIMEOUT_S
 
-        return float(PROXY_READY_CHECK_TIMEOUT_S)
+        return float(PROXY_READY_CHECK_TIMEOUT_S), os.nice(0)
 
-    assert ray.get(patience.remote(), timeout=60) == 20
+    assert ray.get(seen.remote(), timeout=60) == (20, os.nice(0))
 
 
 @with_ray
