@@ -14,7 +14,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="true", MLFLOW_DISABLE_TELEMETRY="true", RAY_USAGE_STATS_ENABLED="0")
-os.environ.update(RAY_worker_niceness="0")  # at Ray's 15, other tests beside it make a training run six times as long
+# At Ray's nice 15, other tests beside it make a training run six times as long; and it asks every 2 s for a new epoch.
+os.environ.update(RAY_worker_niceness="0", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1")
 
 
 @pytest.hookimpl(optionalhook=True)

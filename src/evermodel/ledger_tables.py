@@ -148,9 +148,9 @@ def open_engine(url: str) -> Engine:
     engine = make_engine(url)
     if engine.dialect.name == "sqlite":
         _write_ahead(engine)
-        if found_version(engine) is None:
-            _create(engine)
-    found = found_version(engine)
+    if (found := found_version(engine)) is None and engine.dialect.name == "sqlite":
+        _create(engine)
+        found = found_version(engine)
     if found is not None and found > NEXT:
         raise IntegrityError(f"ledger {engine.url} has schema {found}, this evermodel knows {HEAD}: take a newer one")
     if found == NEXT:
@@ -174,8 +174,13 @@ def make_engine(url: str) -> Engine:
     if parsed.database in (None, "", ":memory:"):
         raise UseCaseError(f"ledger {url!r} would end with its process; name a file, such as sqlite:///ledger.db")
     storage.make_folder(Path(str(parsed.database)).parent)
-    # A connection a transaction: safe across forks and threads, and nothing is held between two writes.
-    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+    return _file_engine(parsed)
+
+
+@lru_cache(maxsize=8)  # an engine keeps the statements that it has compiled, which take longer than to run them
+def _file_engine(url: URL) -> Engine:
+    """A connection a transaction: safe across forks and threads, and nothing is held between two writes."""
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _durable)
     return engine
 

@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import matplotlib.pyplot
 import numpy as np
 import pyarrow.parquet as pq
+import sklearn.metrics
 import small_loop
+import torch
 from pumps import LIVE, NAME, PER_DAY
 from small_loop import BATCHES, BROKEN
 
@@ -38,6 +41,7 @@ from evermodel.journey import Project
 from evermodel.provenance import code_version
 from evermodel.retraining import lease
 
+HEAVY = (matplotlib.pyplot, sklearn.metrics, torch)  # imported before the first life, which would do it once more
 EVENTS = PER_DAY * 5
 LIMIT_SECONDS = 100  # a life takes one or two
 Setting = Callable[[], None]
