@@ -226,8 +226,9 @@ def start(
     import ray
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    os.environ.update(TELEMETRY_OFF | LOCAL_RAY)
+    os.environ.update(TELEMETRY_OFF)
     if not ray.is_initialized():
+        os.environ.update(LOCAL_RAY | os.environ)  # who has set one of them knows better
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     serve.start(http_options={"host": host, "port": port, "request_timeout_s": 5.0}, logging_config=QUIET)
     serve.run(graph(args, user_config), name="evermodel", route_prefix="/", logging_config=QUIET)

@@ -174,13 +174,8 @@ def make_engine(url: str) -> Engine:
     if parsed.database in (None, "", ":memory:"):
         raise UseCaseError(f"ledger {url!r} would end with its process; name a file, such as sqlite:///ledger.db")
     storage.make_folder(Path(str(parsed.database)).parent)
-    return _file_engine(parsed)
-
-
-@lru_cache(maxsize=8)  # an engine keeps the statements that it has compiled, which take longer than to run them
-def _file_engine(url: URL) -> Engine:
-    """A connection a transaction: safe across forks and threads, and nothing is held between two writes."""
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+    # A connection a transaction: safe across forks and threads, and nothing is held between two writes.
+    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _durable)
     return engine
 

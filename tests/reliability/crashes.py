@@ -25,12 +25,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import matplotlib.pyplot
 import numpy as np
 import pyarrow.parquet as pq
-import sklearn.metrics
 import small_loop
-import torch
 from pumps import LIVE, NAME, PER_DAY
 from small_loop import BATCHES, BROKEN
 
@@ -41,7 +38,7 @@ from evermodel.journey import Project
 from evermodel.provenance import code_version
 from evermodel.retraining import lease
 
-HEAVY = (matplotlib.pyplot, sklearn.metrics, torch)  # imported before the first life, which would do it once more
+HEAVY = ("matplotlib.pyplot", "sklearn.metrics", "torch")  # imported before the first life, or it would do it once more
 EVENTS = PER_DAY * 5
 LIMIT_SECONDS = 100  # a life takes one or two
 Setting = Callable[[], None]
@@ -328,6 +325,8 @@ def main() -> None:
     options = parser.parse_args()
     root: Path = options.root
     begun = time.monotonic()
+    for name in HEAVY:
+        importlib.import_module(name)
     code_version()  # once, for all: it is a part of the digests that are compared
     small_loop.write_project(root / "whole")
     status = life(root / "whole", drawn=True)

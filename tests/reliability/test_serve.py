@@ -313,7 +313,7 @@ class Load:
 
 
 @with_ray
-def test_it_starts_on_a_busy_machine_and_answers_before_whatever_else_runs(url: str) -> None:
+def test_its_ray_is_not_niced_and_a_slow_proxy_is_waited_for(url: str) -> None:
     import ray
 
     @ray.remote(num_cpus=0)

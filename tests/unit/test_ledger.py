@@ -478,6 +478,14 @@ def test_the_next_version_s_ledger_is_worked_with_after_a_rollback(ledger: Ledge
     assert [error.where for error in before.errors("shop")] == ["here"]
 
 
+def test_a_relative_url_is_of_the_folder_in_which_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Ledger("sqlite:///ledger.db")
+        assert (tmp_path / name / "ledger.db").exists()
+
+
 def test_a_ledger_in_memory_is_refused() -> None:
     with pytest.raises(UseCaseError, match="name a file"):
         Ledger("sqlite://")
