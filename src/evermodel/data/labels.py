@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from evermodel.artifacts import Window, from_micros, micros
 from evermodel.data.events import EventLog
-from evermodel.data.tables import TIME, Int64, int64, one_array, times_array
+from evermodel.data.tables import TIME, Int64, cell, int64, one_array, times_array
 from evermodel.errors import DataError, nearest
 from evermodel.use_case import Label, UseCase
 
@@ -82,7 +82,7 @@ def _as_label(label: Label, column: pa.Array, positive: str | int | float | bool
     if label.type == "category":
         return column.cast(pa.string())
     if positive is not None:
-        return pc.equal(column.cast(pa.string()), _as_text(positive, column.type)).cast(pa.float64())
+        return pc.equal(column.cast(pa.string()), _as_text(label, positive, column.type)).cast(pa.float64())
     if pa.types.is_string(column.type):
         raise DataError(f"labels.{label.name}: its field is text; say which value is positive")
     numbers = column.cast(pa.float64())
@@ -94,9 +94,13 @@ def _as_label(label: Label, column: pa.Array, positive: str | int | float | bool
     return numbers
 
 
-def _as_text(value: str | int | float | bool, kind: pa.DataType) -> str:
+def _as_text(label: Label, value: str | int | float | bool, kind: pa.DataType) -> str:
     """A value of the use-case file as Arrow writes a cell of this type."""
-    return str(value) if pa.types.is_string(kind) else str(pa.scalar(value).cast(kind).cast(pa.string()).as_py())
+    return (
+        str(value)
+        if pa.types.is_string(kind)
+        else str(cell(value, kind, f"labels.{label.name}'s field").cast(pa.string()).as_py())
+    )
 
 
 @dataclass(frozen=True)

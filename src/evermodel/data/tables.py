@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evermodel.errors import DataError
+
 TIME = pa.timestamp("us", tz="UTC")
 Int64 = npt.NDArray[np.int64]
 
@@ -31,6 +33,14 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if not isinstance(column, pa.ChunkedArray):
         return column
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def cell(value: str | int | float | bool, kind: pa.DataType, name: str) -> pa.Scalar:
+    """A value of the use-case file as a cell of the column that it is compared with; DataError where it can't be one."""
+    try:
+        return pa.scalar(value).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DataError(f"{value!r} can't equal {name}, which is {kind}") from None
 
 
 def put_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

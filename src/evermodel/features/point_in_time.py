@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evermodel import extension
 from evermodel.artifacts import Window
+from evermodel.data.tables import cell
 from evermodel.errors import DataError, UseCaseError, nearest
 from evermodel.features.columns import as_number, codes_of, entity_codes, flags, floats, is_text, micros_of
 from evermodel.features.measures import ADDED, Events, Field, Floats, Measure, Targets
@@ -153,10 +154,7 @@ def _filtered(group: WindowGroup, events: pa.Table) -> pa.Table:
     keep = events.column(group.key).is_valid()
     for name, value in group.where:
         column = events.column(name)
-        try:
-            wanted = pa.scalar(value).cast(column.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise DataError(f"{group.name}: {value!r} can't equal {name}, which is {column.type}") from None
+        wanted = cell(value, column.type, f"{group.name}'s {name}")
         keep = pc.and_(keep, pc.fill_null(pc.equal(column, wanted), False))
     return events if pc.all(keep, min_count=0).as_py() else events.filter(keep)
 
@@ -166,7 +164,7 @@ def _column(group: WindowGroup, name: str, events: pa.Table) -> pa.ChunkedArray:
     values = events.column(column)
     if positive is None:
         return as_number(values)
-    return as_number(pc.equal(values, pa.scalar(positive).cast(values.type)))
+    return as_number(pc.equal(values, cell(positive, values.type, f"{group.name}'s {column}")))
 
 
 def incremental_events(group: WindowGroup, events: pa.Table) -> Events:

@@ -169,3 +169,5 @@ def test_a_label_that_can_not_be_made_says_so(tmp_path: Path) -> None:
         labels(with_label(field="kinds"), log, spine, now=LATE)
     with pytest.raises(DataError, match="holds 0, 1 or null"):
         labels(with_label(field="stars", positive=None), log, spine, now=LATE)
+    with pytest.raises(DataError, match=r"'ride' can't equal labels\.rode's field, which is int64"):
+        labels(with_label(field="stars", positive="ride"), log, spine, now=LATE)

@@ -223,6 +223,12 @@ def test_the_rate_of_a_text_label_counts_its_positive_value():
     assert found.equals(feature_rows(use_cases.parse(CASE), events)["bought_rate_30s"])
 
 
+def test_a_positive_value_that_the_field_can_not_have_is_an_error():
+    text = CASE.replace("delay: 10s}\nfeatures", "delay: 10s, positive: none}\nfeatures")
+    with pytest.raises(DataError, match=r"'none' can't equal .*bought, which is"):
+        feature_rows(use_cases.parse(text), shop_events(5, 0))
+
+
 def test_features_in_a_circle_are_an_error(shop):
     text = CASE.replace("of: [price], transform", "of: [where_what], transform")
     with pytest.raises(UseCaseError, match="circle"):
