@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from evermodel import bundle
-from evermodel.journey import Project
+from evermodel.workflow import Project
 
 LONGEST = 900.0
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from evermodel.monitoring.columns import column_reference
+from evermodel.monitoring.column_counts import column_reference
 from evermodel.monitoring.drift import drift_scores
 
 THRESHOLD = 0.1

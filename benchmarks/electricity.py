@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evermodel import use_case
-from evermodel.retraining.replay import POLICIES, replay
+from evermodel.backtest.backtest import POLICIES, replay
 
 ROOT = Path(__file__).resolve().parents[1]
 

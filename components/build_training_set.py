@@ -5,9 +5,9 @@ from components import component
 
 @component
 def build_training_set(plan: str) -> str:
-    from evermodel import journey
-    from evermodel.artifacts import Plan
+    from evermodel import workflow
+    from evermodel.records import Plan
 
-    project, todo = journey.Project.open(), Plan.from_json(plan)
+    project, todo = workflow.Project.open(), Plan.from_json(plan)
     with project.recording(todo, "build_training_set", now=todo.now):
-        return journey.build_training_set(project, todo).to_json()
+        return workflow.build_training_set(project, todo).to_json()

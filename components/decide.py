@@ -11,11 +11,11 @@ def decide(use_case: str, use_case_digest: str, report: str, now: str) -> NamedT
 ):  # type: ignore[valid-type]
     from collections import namedtuple
 
-    from evermodel import journey
-    from evermodel.arguments import moment
-    from evermodel.artifacts import canonical_json
+    from evermodel import workflow
+    from evermodel.parsing import moment
+    from evermodel.records import canonical_json
 
-    decision = journey.decide(journey.Project.open(), use_case, now=moment(now))
+    decision = workflow.decide(workflow.Project.open(), use_case, now=moment(now))
     windows = canonical_json([window.model_dump(mode="json") for window in decision.windows])
     trigger = decision.trigger.to_json() if decision.trigger else ""
     outputs = namedtuple("Outputs", "Output windows mode trigger retrain_key reason")

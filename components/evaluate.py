@@ -15,12 +15,12 @@ def evaluate(
     page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    from evermodel import journey, storage
-    from evermodel.artifacts import Plan, Release, TrainingSet
+    from evermodel import storage, workflow
+    from evermodel.records import Plan, Release, TrainingSet
 
-    project, todo, challenger = journey.Project.open(), Plan.from_json(plan), Release.from_json(release)
+    project, todo, challenger = workflow.Project.open(), Plan.from_json(plan), Release.from_json(release)
     with project.recording(todo, "evaluate", now=todo.now):
-        report = journey.evaluate(project, todo, TrainingSet.from_json(training_set), challenger)
+        report = workflow.evaluate(project, todo, TrainingSet.from_json(training_set), challenger)
     for name, value in report.metrics.items():
         if value is not None:
             metrics.log_metric(name, value)

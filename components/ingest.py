@@ -5,9 +5,9 @@ from components import component
 
 @component
 def ingest(use_case: str, use_case_digest: str, data_dir: str, now: str) -> str:
-    from evermodel import journey
-    from evermodel.arguments import moment
-    from evermodel.artifacts import canonical_json
+    from evermodel import workflow
+    from evermodel.parsing import moment
+    from evermodel.records import canonical_json
 
-    reports = journey.ingest(journey.Project.open(), use_case, data_dir=data_dir, now=moment(now))
+    reports = workflow.ingest(workflow.Project.open(), use_case, data_dir=data_dir, now=moment(now))
     return canonical_json([report.model_dump(mode="json") for report in reports])

@@ -5,7 +5,7 @@ from components import component
 
 @component
 def materialize(use_case: str, use_case_digest: str, now: str) -> int:
-    from evermodel import journey
-    from evermodel.arguments import moment
+    from evermodel import workflow
+    from evermodel.parsing import moment
 
-    return journey.materialize(journey.Project.open(), use_case, now=moment(now))
+    return workflow.materialize(workflow.Project.open(), use_case, now=moment(now))

@@ -20,11 +20,11 @@ def plan_run(
 ) -> NamedTuple("Outputs", plan=str, Output=str):  # type: ignore[valid-type]
     from collections import namedtuple
 
-    from evermodel import journey
-    from evermodel.arguments import moment, span, spans
+    from evermodel import workflow
+    from evermodel.parsing import moment, span, spans
 
-    project, at = journey.Project.open(), moment(now)
-    plan = journey.plan(
+    project, at = workflow.Project.open(), moment(now)
+    plan = workflow.plan(
         project,
         use_case,
         now=at,
@@ -36,5 +36,5 @@ def plan_run(
         parent=parent or "champion",
         use_case_digest=use_case_digest,
     )
-    granted = journey.claim(project, plan, owner=owner, now=at)
+    granted = workflow.claim(project, plan, owner=owner, now=at)
     return namedtuple("Outputs", "plan Output")(plan.to_json(), "yes" if granted else "no")

@@ -5,7 +5,7 @@ from components import scoring_component
 
 @scoring_component
 def predict_batch(use_case: str, use_case_digest: str, window: str, now: str) -> str:
-    from evermodel import journey
-    from evermodel.arguments import moment, span
+    from evermodel import workflow
+    from evermodel.parsing import moment, span
 
-    return journey.predict_batch(journey.Project.open(), use_case, window=span(window), now=moment(now))
+    return workflow.predict_batch(workflow.Project.open(), use_case, window=span(window), now=moment(now))

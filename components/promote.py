@@ -5,13 +5,13 @@ from components import component
 
 @component
 def promote(plan: str, release: str, report: str, registered: str) -> str:
-    from evermodel import journey
-    from evermodel.artifacts import EvaluationReport, Plan, Release
+    from evermodel import workflow
+    from evermodel.records import EvaluationReport, Plan, Release
 
-    project, todo = journey.Project.open(), Plan.from_json(plan)
+    project, todo = workflow.Project.open(), Plan.from_json(plan)
     verdict = EvaluationReport.from_json(report)
     with project.recording(todo, "promote", now=todo.now):
-        word = journey.promote(project, todo, Release.from_json(release), verdict, actor="pipeline")
+        word = workflow.promote(project, todo, Release.from_json(release), verdict, actor="pipeline")
         if registered:
-            journey.project_aliases(project, todo.use_case)
+            workflow.project_aliases(project, todo.use_case)
     return word

@@ -5,9 +5,9 @@ from components import training_component
 
 @training_component
 def train(plan: str, training_set: str) -> str:
-    from evermodel import journey
-    from evermodel.artifacts import Plan, TrainingSet
+    from evermodel import workflow
+    from evermodel.records import Plan, TrainingSet
 
-    project, todo = journey.Project.open(), Plan.from_json(plan)
+    project, todo = workflow.Project.open(), Plan.from_json(plan)
     with project.recording(todo, "train", now=todo.now):
-        return journey.train(project, todo, TrainingSet.from_json(training_set)).to_json()
+        return workflow.train(project, todo, TrainingSet.from_json(training_set)).to_json()

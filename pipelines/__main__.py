@@ -11,13 +11,13 @@ import typer
 from kfp import compiler, local
 from kfp.dsl.base_component import BaseComponent
 
-from evermodel.arguments import moment
 from evermodel.errors import EvermodelError, UseCaseError, nearest
-from evermodel.journey import Project
+from evermodel.execution.kubeflow.platform import PLATFORM
+from evermodel.execution.kubernetes_job import take_over
 from evermodel.ledger import Failure
+from evermodel.parsing import moment
 from evermodel.profile import load_profile
-from evermodel.retraining.jobs import take_over
-from pipelines.platform import PLATFORM
+from evermodel.workflow import Project
 
 NAMES = ("training", "monitoring", "materialize", "batch_prediction")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -85,7 +85,7 @@ def submit(
     platform: OnPlatform = None,
 ) -> None:
     """Start a run on a Kubeflow Pipelines endpoint (or find the one of these parameters); prints its id."""
-    from pipelines import submit as kfp
+    from evermodel.execution.kubeflow import submit as kfp
 
     pipeline, values = _read(name, parameters, platform=platform)
     client = kfp.connect(load_profile(), endpoint)
@@ -104,7 +104,7 @@ def schedule(
     platform: OnPlatform = None,
 ) -> None:
     """Have a Kubeflow Pipelines endpoint run it again and again; missed times aren't made up for. Prints its id."""
-    from pipelines import submit as kfp
+    from evermodel.execution.kubeflow import submit as kfp
 
     pipeline, values = _read(name, parameters, platform=platform)
     values.pop("now")  # each run reads the clock

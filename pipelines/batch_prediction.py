@@ -3,7 +3,7 @@
 from kfp import dsl
 
 from components.predict_batch import predict_batch
-from pipelines.platform import on_cluster
+from evermodel.execution.kubeflow.platform import on_cluster
 
 
 @dsl.pipeline(name="batch-prediction", description="Score a window of rows with the champion.")

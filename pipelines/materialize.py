@@ -4,7 +4,7 @@ from kfp import dsl
 
 from components.ingest import ingest
 from components.materialize import materialize as step
-from pipelines.platform import on_cluster
+from evermodel.execution.kubeflow.platform import on_cluster
 
 
 @dsl.pipeline(name="materialize", description="Ingest what is new, and bring the online store up to date.")

@@ -4,7 +4,7 @@ from kfp import dsl
 
 from components.decide import decide
 from components.monitor import monitor
-from pipelines.platform import on_cluster
+from evermodel.execution.kubeflow.platform import on_cluster
 from pipelines.training import training
 
 

@@ -8,7 +8,7 @@ from components.plan_run import plan_run
 from components.promote import promote
 from components.register import register
 from components.train import train
-from pipelines.platform import on_cluster
+from evermodel.execution.kubeflow.platform import on_cluster
 
 
 @dsl.pipeline(name="training", description="Train a challenger and promote it if it passes the gate.")

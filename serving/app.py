@@ -31,10 +31,10 @@ from evermodel.credentials import Tokens
 from evermodel.errors import ServingError
 from evermodel.serving.answers import Answer, Choice, Question
 from evermodel.serving.api import create_api
-from evermodel.serving.desk import Desk
-from evermodel.serving.live import LiveModels, Watch
+from evermodel.serving.model_manager import LiveModels, Watch
 from evermodel.serving.predictor import FeatureReader, GivenFeatures, stored_columns
 from evermodel.serving.request_log import RequestLog
+from evermodel.serving.service import Desk
 from evermodel.use_case import UseCase
 
 Call = tuple[str, Sequence[Question], Choice]
@@ -220,7 +220,7 @@ def start(
 ) -> None:
     """Serve in the Ray that is running, else in a local one of its own; returns once the graph is up.
 
-    `user_config`: see `evermodel.serving.live.LiveConfig`. Called again, it is a redeployment that starts new replicas
+    `user_config`: see `evermodel.serving.model_manager.LiveConfig`. Called again, it is a redeployment that starts new replicas
     before old ones stop; a changed config file (`serve deploy`) reconfigures the ones that run.
     """
     import ray
@@ -243,7 +243,7 @@ def _reader(case: UseCase, args: AppArgs) -> FeatureReader:
         return GivenFeatures(case, {})
     if args.online_store is None:
         raise ServingError("bad_args", f"{case.name} has window features and needs one", field="online_store")
-    from evermodel.features.online import OnlineStore
+    from evermodel.features.online_store import OnlineStore
 
     uri = args.online_store.format(use_case=case.name)
     return OnlineStore(case, uri, password_file=args.online_store_password_file)

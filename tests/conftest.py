@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from one_ray import OneRay
 from xdist.remote import Producer
 
 from evermodel import use_case
+from tests.support import ROOT
+from tests.support.ray_scheduler import OneRay
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

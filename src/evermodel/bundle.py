@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from evermodel import storage
-from evermodel.artifacts import BundleRef, Release, TrainingManifest, canonical_json, sha256
 from evermodel.errors import ConflictError, DataError, IntegrityError, StateError, nearest
 from evermodel.failpoint import failpoint
+from evermodel.records import BundleRef, Release, TrainingManifest, canonical_json, sha256
 
 FORMAT = 1
 FILES = ("model.json", "state.safetensors", "training.json", "weights.safetensors")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from evermodel import bundle, storage, use_case
-from evermodel.artifacts import Release, Window
-from evermodel.retraining.replay import replay
+from evermodel.backtest.backtest import replay
+from evermodel.records import Release, Window
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 ROW = timedelta(minutes=30)
 
 

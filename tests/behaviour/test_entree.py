@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 from evermodel import bundle, use_case
-from evermodel.artifacts import Interval, Window
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.evaluation.baselines import Baseline, baselines
@@ -22,15 +21,16 @@ from evermodel.evaluation.bootstrap import paired
 from evermodel.evaluation.evaluate import gate_rows
 from evermodel.evaluation.metrics import Sample, figure, sample_of
 from evermodel.features.training_set import TurnRows, rows, turn_rows
-from evermodel.retraining.turn import take_turn
+from evermodel.records import Interval, Window
+from evermodel.retraining.rounds import take_turn
 from evermodel.serving.predictor import GivenFeatures, Predictor, stored_columns
 from evermodel.training.release import TrainedRelease, train_release
-from evermodel.training.scorer import Scorer
+from evermodel.training.torch.scorer import Scorer
 from evermodel.use_case import UseCase
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 KNOWN = datetime(1998, 10, 5, tzinfo=UTC)  # after the last session, and its label's day
 SPRING = datetime(1998, 4, 1, tzinfo=UTC)
 SUMMER = datetime(1998, 7, 1, tzinfo=UTC)

@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from evermodel.data.events import EventLog
     from evermodel.data.ingest import ingest_table
-    from evermodel.features.online import materialize
+    from evermodel.features.online_store import materialize
     from evermodel.features.packed_store import PackedStore
     from evermodel.profile import load_profile
 
@@ -81,7 +82,7 @@ def test_feast_sees_every_definition_and_the_same_values(project: Path, monkeypa
         from feast import FeatureStore
 
         from evermodel import use_case
-        from evermodel.features.online import OnlineStore, views
+        from evermodel.features.online_store import OnlineStore, views
         from evermodel.features.repository import definitions
         from evermodel.profile import load_profile
 

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 
 from evermodel import bundle
-from evermodel.artifacts import Window
+from evermodel.backtest.backtest import replay
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.data.leakage import leakage_report, refuse
 from evermodel.errors import LeakageError
 from evermodel.evaluation.metrics import metric
 from evermodel.features.training_set import rows, turn_rows
-from evermodel.retraining.replay import replay
+from evermodel.records import Window
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, WindowFeature
 

@@ -4,13 +4,13 @@ import builtins
 import dis
 import inspect
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 from kfp import dsl
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 NAMES = sorted(path.stem for path in (ROOT / "components").glob("[a-z]*.py"))
 ARTIFACTS = (dsl.Metrics, dsl.ClassificationMetrics, dsl.HTML, dsl.Markdown)
 

@@ -14,8 +14,8 @@ import pytest
 import typer
 
 from evermodel.cli import app
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

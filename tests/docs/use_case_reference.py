@@ -30,7 +30,7 @@ SIMULATOR = """## simulator
 
 What the reader `simulator` draws events from: `seed`, `history`, `live_windows`, `users`, `items`, `contexts`, `pairs`, `traffic`,
 `positions`, `logging`, `behaviour`, `outcomes` and a schedule of planted `faults`. `use_cases/restaurants.yaml` uses every one; the
-sections are checked by `evermodel.data.simulation`, with the same kind of errors.
+sections are checked by `evermodel.simulation.config`, with the same kind of errors.
 """
 FEATURES = """## features
 

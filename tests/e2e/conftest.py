@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Namespace, missing
-from deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
-from visitors import FIRST_RUN, First, Visitors
+
+from tests.e2e.cluster import Namespace, missing
+from tests.e2e.deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
+from tests.e2e.load_client import FIRST_RUN, First, Visitors
 
 HERE = Path(__file__).parent
 SCENARIOS = ("install", "loop", "training", "faults", "security")

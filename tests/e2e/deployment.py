@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster import (
+
+from evermodel import use_case
+from evermodel.cli.demo import rank_body
+from evermodel.records import Window
+from evermodel.simulation.simulator import Simulator
+from tests.e2e.cluster import (
     Failed,
     Namespace,
     Object,
@@ -28,13 +33,8 @@ from cluster import (
     run,
     until,
 )
+from tests.support import ROOT
 
-from evermodel import use_case
-from evermodel.artifacts import Window
-from evermodel.data.simulator import Simulator
-from evermodel.demo import rank_body
-
-ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "evermodel"
 RELEASE = "evermodel"
 USE_CASE = "restaurants"

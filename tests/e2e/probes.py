@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from cluster import Namespace, Object, name_of, run, until
-from deployment import RELEASE, Deployment
+from tests.e2e.cluster import Namespace, Object, name_of, run, until
+from tests.e2e.deployment import RELEASE, Deployment
 
 PORT, RAY_PORTS = 8080, (6379, 8080, 8265, 52365)
 LISTEN = """

@@ -8,7 +8,7 @@ import sys
 import tarfile
 
 from evermodel import storage
-from evermodel.journey import Project
+from evermodel.workflow import Project
 
 root = storage.join(Project.open().profile.state_uri, sys.argv[1])
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:

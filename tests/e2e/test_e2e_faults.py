@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import Failed, Namespace, Object, is_ready, name_of, node_of, run, until
-from deployment import SERVING_HEAD as HEAD
-from deployment import SERVING_WORKER as WORKER
-from deployment import Deployment
-from surgeon import Surgeon
-from visitors import POD, Load, Visitors
+
+from tests.e2e.cluster import Failed, Namespace, Object, is_ready, name_of, node_of, run, until
+from tests.e2e.deployment import SERVING_HEAD as HEAD
+from tests.e2e.deployment import SERVING_WORKER as WORKER
+from tests.e2e.deployment import Deployment
+from tests.e2e.load_client import POD, Load, Visitors
+from tests.e2e.process_killer import Surgeon
 
 OPERATOR = "app.kubernetes.io/component=kuberay-operator"
 RATE = 50

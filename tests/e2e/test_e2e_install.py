@@ -6,9 +6,10 @@ import json
 import time
 
 import pytest
-from cluster import helm, name_of, names, node_of, run
-from deployment import RELEASE, SERVING_HEAD, SERVING_WORKER, Deployment
-from visitors import Visitors
+
+from tests.e2e.cluster import helm, name_of, names, node_of, run
+from tests.e2e.deployment import RELEASE, SERVING_HEAD, SERVING_WORKER, Deployment
+from tests.e2e.load_client import Visitors
 
 
 def test_every_pod_is_ready_and_restricted(deployment: Deployment) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Failed, until
-from deployment import RELEASE, ROOT, USE_CASE, Deployment
-from visitors import FIRST_RUN, First, Visitors, live_day
 
-from evermodel.artifacts import Window
+from evermodel.records import Window
+from tests.e2e.cluster import Failed, until
+from tests.e2e.deployment import RELEASE, USE_CASE, Deployment
+from tests.e2e.load_client import FIRST_RUN, First, Visitors, live_day
+from tests.support import ROOT
 
 QUIET, DRIFT = live_day(0), live_day(1)
 
@@ -115,7 +116,7 @@ def test_the_local_profile_comes_to_the_same(
         shutil.rmtree(state / folder, ignore_errors=True)
         deployment.read_state(f"{USE_CASE}/{folder}", state / folder)
     for day in (QUIET, DRIFT):
-        python("evermodel.retraining.tick", USE_CASE, "--now", day.end.isoformat())
+        python("evermodel.retraining.scheduler", USE_CASE, "--now", day.end.isoformat())
     deployment.read_state(f"{USE_CASE}/turns", cluster)
     there, here = what_came_of(cluster), what_came_of(state / "turns")
     print(f"\non the cluster: {there}\nhere:           {here}")

@@ -12,9 +12,18 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import Namespace, name_of, run
-from deployment import CLIENTS, NAMESPACE, RELEASE, ROOT, Deployment
-from probes import (
+
+from evermodel import use_case
+from evermodel.control.actions import Runs
+from evermodel.control.app import create_control
+from evermodel.control.auth.session import SESSION, Sessions
+from evermodel.control.service import Service
+from evermodel.serving.api import create_api
+from evermodel.serving.service import Desk
+from evermodel.workflow import Project
+from tests.e2e.cluster import Namespace, name_of, run
+from tests.e2e.deployment import CLIENTS, NAMESPACE, RELEASE, Deployment
+from tests.e2e.probes import (
     MARK,
     PORT,
     RAY_PORTS,
@@ -28,15 +37,7 @@ from probes import (
     running,
     standing,
 )
-
-from evermodel import use_case
-from evermodel.control.actions import Runs
-from evermodel.control.app import create_control
-from evermodel.control.service import Service
-from evermodel.control.session import SESSION, Sessions
-from evermodel.journey import Project
-from evermodel.serving.api import create_api
-from evermodel.serving.desk import Desk
+from tests.support import ROOT
 
 STORES = ("postgresql", "redis", "gcs-redis", "kafka", "s3")
 PROGRAMS = ("control", "ingester", "mlflow", "serving-head", "serving-worker")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import name_of, until
-from deployment import RELEASE, USE_CASE, Deployment
-from visitors import Visitors, live_day
+
+from tests.e2e.cluster import name_of, until
+from tests.e2e.deployment import RELEASE, USE_CASE, Deployment
+from tests.e2e.load_client import Visitors, live_day
 
 pytestmark = pytest.mark.usefixtures("champion")
 WORKER = "app.kubernetes.io/component=training,evermodel.io/ray=worker"
@@ -25,8 +26,8 @@ LATER = live_day(20)  # long after the loop's days
 AGAIN = """
 import sys
 from evermodel import storage
-from evermodel.journey import Project
-from evermodel.retraining.rayjob import on_ray
+from evermodel.workflow import Project
+from evermodel.execution.ray_job import on_ray
 name, key, again = sys.argv[1:]
 profile = Project.open().profile
 before, folder = (profile.place(name, "turns", one) for one in (key, again))
@@ -152,7 +153,7 @@ def assert_once(deployment: Deployment, found: dict[str, Any]) -> None:
 
 ONCE = """
 import json, sys
-from evermodel.journey import Project
+from evermodel.workflow import Project
 name, key, release = sys.argv[1:]
 ledger = Project.open().ledger()
 print(json.dumps({

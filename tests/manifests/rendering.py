@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 CHART = ROOT / "helm" / "evermodel"
 CASES = tuple(sorted((CHART / "ci").glob("*-values.yaml")))
 MINIMAL = CHART / "ci" / "minimal-values.yaml"
@@ -61,7 +62,7 @@ def templates(objects: tuple[Object, ...]) -> list[Object]:
     for one in found:
         one["metadata"]["name"] = "a-run"
         if one["kind"] == "RayJob":
-            one["spec"]["entrypoint"] = "python -m evermodel.job"
+            one["spec"]["entrypoint"] = "python -m evermodel.execution.entrypoint"
     return found
 
 

@@ -10,15 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kube_schemas as schemas
 import pytest
 import yaml
-from rendering import (
+
+from tests.manifests import kube_schemas as schemas
+from tests.manifests.rendering import (
     CASES,
     CHART,
     LASTING,
     MINIMAL,
-    ROOT,
     Object,
     helm,
     of_kind,
@@ -30,6 +30,7 @@ from rendering import (
     templates,
     walk,
 )
+from tests.support import ROOT
 
 SECRETS = ("control", "serving", "gcsRedis", "postgresql", "redis", "s3")
 API_USERS = {"control", "monitoring", "pipeline", "uninstall"}
@@ -364,7 +365,7 @@ def test_prometheus_objects_are_there_where_its_operator_and_a_token_are() -> No
 
 def test_with_kubeflow_pipelines_the_steps_have_what_the_chart_has() -> None:
     """The platform file that the chart renders is one that the pipelines are compiled with, and names what is there."""
-    from pipelines.platform import Platform
+    from evermodel.execution.kubeflow.platform import Platform
 
     objects = rendered(CHART / "ci" / "full-values.yaml")
     (text,) = [one["data"]["platform.yaml"] for one in objects if "platform.yaml" in one.get("data", {})]

@@ -6,10 +6,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import one_ray
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT, ray_scheduler
+
 LIBRARY = sorted((ROOT / "src" / "evermodel").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns"}
@@ -136,10 +136,10 @@ def test_a_module_beside_the_tests_is_the_only_one_of_its_name(tmp_path: Path) -
 
 
 def test_the_files_that_start_a_ray_are_one_unit_of_work() -> None:
-    units = {path.stem: one_ray.unit(f"{path.relative_to(ROOT)}::test[a::b]", ROOT) for path in TESTS}
+    units = {path.stem: ray_scheduler.unit(f"{path.relative_to(ROOT)}::test[a::b]", ROOT) for path in TESTS}
     starters = [path.stem for path in TESTS if path != Path(__file__) and "ray.shutdown(" in path.read_text()]
     assert {"test_ray_train", "test_serve"} <= set(starters)
-    assert {units[name] for name in (*starters, "test_rayjob_s3", "test_rayjob_train")} == {one_ray.GROUP}
+    assert {units[name] for name in (*starters, "test_rayjob_s3", "test_rayjob_train")} == {ray_scheduler.GROUP}
     assert units["test_house"] == "tests/packaging/test_house.py"
 
 

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ import typer
 import yaml
 
 from pipelines.__main__ import app
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PIPELINES = {
     "training": {"plan-run", "build-training-set", "train", "evaluate", "register", "promote"},
     "monitoring": {"monitor", "decide", "training"},

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 HERE = Path(__file__).parent
 NAMES = sorted(path.stem for path in (HERE / "golden").glob("*.yaml"))
 IMAGES = {

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from pumps import LIVE, NAME, readings, write_readings, write_use_case
 
-from evermodel import bundle, journey, use_case
-from evermodel.artifacts import Decision, EvaluationReport, Promotion, TrainingManifest, Window
+from evermodel import bundle, use_case, workflow
+from evermodel.backtest.backtest import replay
 from evermodel.evaluation.evaluate import as_served
+from evermodel.execution.launch import environment
 from evermodel.features import training_set
-from evermodel.journey import Project
 from evermodel.ledger import Ledger
-from evermodel.retraining.launch import environment
-from evermodel.retraining.replay import replay
+from evermodel.records import Decision, EvaluationReport, Promotion, TrainingManifest, Window
+from evermodel.scaffold import write_project
 from evermodel.serving.batch import scored
 from evermodel.serving.request_log import RequestLog
-from evermodel.template import write_project
+from evermodel.workflow import Project
+from tests.support.pump_use_case import LIVE, NAME, readings, write_readings, write_use_case
 
 pytestmark = [pytest.mark.kfp, pytest.mark.slow, pytest.mark.timeout(900)]
 FIRST_NOW = LIVE[0].start
@@ -45,7 +45,7 @@ def told(ledger: Ledger) -> Life:
     promotions = ledger.promotions(NAME)
     return Life(
         promotions=promotions,
-        reports=[journey.read_report(row.release) for row in promotions],
+        reports=[workflow.read_report(row.release) for row in promotions],
         manifests=[bundle.open_bundle(part).manifest for row in promotions for part in row.release.bundles],
         decisions=[one for one in ledger.decisions(NAME) if one.action == "retrain"],
     )
@@ -73,7 +73,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Project:
     write_project(folder, "electricity")
     write_use_case(folder)
     found = Project.open(folder)
-    journey.ingest(found, NAME, data_dir=data, now=FIRST_NOW)
+    workflow.ingest(found, NAME, data_dir=data, now=FIRST_NOW)
     return found
 
 
@@ -131,8 +131,8 @@ def piped(project: Project, killed_and_run_again: str) -> Life:
     """The quiet day step by step, the other through the monitoring pipeline, which calls the training pipeline."""
     quiet, moved = LIVE
     serve(project, quiet)
-    journey.monitor(project, NAME, window=quiet, now=quiet.end)
-    journey.decide(project, NAME, now=quiet.end)
+    workflow.monitor(project, NAME, window=quiet, now=quiet.end)
+    workflow.decide(project, NAME, now=quiet.end)
     serve(project, moved)
     run(project, "monitoring", window=f"{moved.start.isoformat()}..{moved.end.isoformat()}", now=moved.end.isoformat())
     return told(project.ledger())
@@ -180,7 +180,7 @@ def test_the_same_window_monitored_again_starts_no_second_run(project: Project, 
 
 def test_a_finished_key_is_not_granted_again(project: Project, piped: Life) -> None:
     key = project.ledger().runs(NAME)[-1].key
-    plan = journey.plan(project, NAME, now=LIVE[-1].end, key=key)
-    before = journey.read_run(project, NAME, key)
-    assert not journey.claim(project, plan, owner="somebody", now=LIVE[-1].end)
-    assert journey.read_run(project, NAME, key) == before, "the plan of the run that was granted stays"
+    plan = workflow.plan(project, NAME, now=LIVE[-1].end, key=key)
+    before = workflow.read_run(project, NAME, key)
+    assert not workflow.claim(project, plan, owner="somebody", now=LIVE[-1].end)
+    assert workflow.read_run(project, NAME, key) == before, "the plan of the run that was granted stays"

@@ -27,16 +27,16 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow.parquet as pq
-import small_loop
-from pumps import LIVE, NAME, PER_DAY
-from small_loop import BATCHES, BROKEN
 
-from evermodel import bundle, journey, storage
+from evermodel import bundle, storage, workflow
+from evermodel.code_version import code_version
 from evermodel.data import events, ingest
-from evermodel.evaluation import report
-from evermodel.journey import Project
-from evermodel.provenance import code_version
-from evermodel.retraining import lease
+from evermodel.ledger import lease
+from evermodel.reports import evaluation
+from evermodel.workflow import Project
+from tests.reliability import small_loop
+from tests.reliability.small_loop import BATCHES, BROKEN
+from tests.support.pump_use_case import LIVE, NAME, PER_DAY
 
 HEAVY = ("matplotlib.pyplot", "sklearn.metrics", "torch")  # imported before the first life, or it would do it once more
 EVENTS = PER_DAY * 5
@@ -65,7 +65,7 @@ def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _no
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(root / "killed.txt")
         if not drawn:
-            report.pictures = lambda report: {}  # no durable step, and half of a life's time
+            evaluation.pictures = lambda report: {}  # no durable step, and half of a life's time
         safeguard_off()
         small_loop.live(Project.open(root))
         (root / "modules.json").write_text(json.dumps(sorted(sys.modules)))
@@ -122,7 +122,7 @@ def _events(project: Project) -> dict[str, str]:
     table = log.read("readings")
     rejects = [pq.read_metadata(path).num_rows for path in storage.list_files(storage.join(log.root, "_rejects"))]
     again = [
-        journey.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=LIVE[-1].end)[0]
+        workflow.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=LIVE[-1].end)[0]
         for batch in BATCHES
     ]
     return _differing(
@@ -131,7 +131,7 @@ def _events(project: Project) -> dict[str, str]:
         sequence=(sorted(table["ingest_seq"].to_pylist()), list(range(EVENTS))),
         batches=(len(log.commits("readings")), len(BATCHES)),
         rejects=(sum(rejects), BROKEN),
-        applied_again=(sum(report.applied + report.rejected for report in again), 0),
+        applied_again=(sum(evaluation.applied + evaluation.rejected for report in again), 0),
         counted=([r.rows_in for r in again], [r.applied + r.duplicate + r.rejected for r in again]),
     )
 
@@ -167,7 +167,7 @@ def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
         decisions=([one.retrain_key for one in decided], [runs[-1].key]),
         trained_on=({(m.trigger, m.windows[0].start) for m in manifests}, {(LIVE[-1], LIVE[0].start)}),
         leases=(ledger.leases(NAME), []),
-        windows=([report.window for report in ledger.windows(NAME)], list(LIVE)),
+        windows=([evaluation.window for report in ledger.windows(NAME)], list(LIVE)),
         alerts=({alert.window for alert in ledger.alerts(NAME)}, {LIVE[-1]}),
         errors=(ledger.errors(NAME), []),
     )

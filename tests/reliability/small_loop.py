@@ -13,17 +13,17 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
-from pumps import DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
 
-from evermodel import bundle, journey, storage
-from evermodel.artifacts import Decision, Release, Window
+from evermodel import bundle, storage, workflow
 from evermodel.data.events import EventLog
 from evermodel.features import training_set
-from evermodel.journey import Project
-from evermodel.retraining import lease
+from evermodel.ledger import lease
+from evermodel.records import Decision, Release, Window
 from evermodel.serving.batch import scored
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
+from evermodel.workflow import Project
+from tests.support.pump_use_case import DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
 
 BATCHES = ("history", *(f"day{n}-{part}" for n in range(len(LIVE)) for part in "ab"))
 REPEATED = 20  # rows of a batch that the next one brings again
@@ -59,21 +59,21 @@ def live(project: Project) -> None:
         _ingest(project, f"day{number}-a", day.start + DAY / 2)
         _ingest(project, f"day{number}-b", day.end)
         _serve(project, day)
-        journey.monitor(project, NAME, window=day, now=day.end)
-        decision = journey.decide(project, NAME, now=day.end)
+        workflow.monitor(project, NAME, window=day, now=day.end)
+        decision = workflow.decide(project, NAME, now=day.end)
         if decision.action == "retrain":
             _turn(project, decision, day.end)
 
 
 def _ingest(project: Project, batch: str, now: datetime) -> None:
-    journey.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=now)
+    workflow.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=now)
 
 
 def _turn(project: Project, decision: Decision | None, now: datetime) -> None:
     """What the training pipeline does, step by step."""
-    plan = journey.plan(project, NAME, now=now)
+    plan = workflow.plan(project, NAME, now=now)
     if decision is not None:
-        plan = journey.plan(
+        plan = workflow.plan(
             project,
             NAME,
             now=now,
@@ -83,13 +83,13 @@ def _turn(project: Project, decision: Decision | None, now: datetime) -> None:
             key=decision.retrain_key,
             reason=decision.reason,
         )
-    if not journey.claim(project, plan, owner=lease.this_process("loop"), now=now):
+    if not workflow.claim(project, plan, owner=lease.this_process("loop"), now=now):
         return
     with project.recording(plan, "turn", now=now):
-        rows = journey.build_training_set(project, plan)
-        release = journey.train(project, plan, rows)
-        report = journey.evaluate(project, plan, rows, release)
-        journey.promote(project, plan, release, report, actor="pipeline")
+        rows = workflow.build_training_set(project, plan)
+        release = workflow.train(project, plan, rows)
+        report = workflow.evaluate(project, plan, rows, release)
+        workflow.promote(project, plan, release, report, actor="pipeline")
 
 
 def _serve(project: Project, day: Window) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from evermodel import failpoint
-from evermodel.artifacts import Alert, BundleRef, MonitoringReport, Release, Verdict, Window
-from evermodel.ledger import Ledger
-from evermodel.retraining import lease
+from evermodel.ledger import Ledger, lease
+from evermodel.records import Alert, BundleRef, MonitoringReport, Release, Verdict, Window
 from evermodel.retraining.policy import decide
 from evermodel.use_case import UseCase
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from servers import Server, database_url, free_port, postgresql_server, s3_server
+
+from tests.support.servers import Server, database_url, free_port, postgresql_server, s3_server
 
 pytestmark = pytest.mark.slow
 DEADLINE = 180.0  # MLflow's own start, on a busy machine

@@ -16,14 +16,15 @@ import yaml
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from servers import Server, database_url, postgresql_server
 from sqlalchemy import text
 
 import evermodel
 from evermodel.errors import EvermodelError, UseCaseError
 from evermodel.ledger import Ledger
-from evermodel.ledger_tables import HEAD, found_version, make_engine, metadata, reading, writing
-from evermodel.migrations import migrate
+from evermodel.ledger.engine import found_version, make_engine, reading, writing
+from evermodel.ledger.migrate import HEAD, migrate
+from evermodel.ledger.tables import metadata
+from tests.support.servers import Server, database_url, postgresql_server
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -97,7 +98,7 @@ def test_migrations_at_once_are_one(url: str) -> None:
 
 
 def test_a_migration_that_fails_leaves_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evermodel.migrations.HEAD", "0002-not-there")
+    monkeypatch.setattr("evermodel.ledger.migrate.HEAD", "0002-not-there")
     with pytest.raises(Exception, match="0002-not-there"):
         migrate(url)
     assert found_version(make_engine(url)) is None

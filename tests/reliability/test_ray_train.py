@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case
-from evermodel.artifacts import Window
 from evermodel.bundle import open_bundle
 from evermodel.features.training_set import TurnRows, row_digest
+from evermodel.records import Window
 from evermodel.training.train import TrainResult, train
 from evermodel.use_case import UseCase
 
@@ -49,7 +49,7 @@ def falling(inputs: Any, outputs: int, options: dict[str, Any]) -> Any:
     """The usual MLP, which kills its process once, in the middle of the third epoch, where a marker file can be made."""
     from torch import Tensor
 
-    from evermodel.training.model import Tower
+    from evermodel.training.torch.modules import Tower
     from evermodel.use_case import Model
 
     class Falling(Tower):

@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from online_shop import CASE, shop_log
-from servers import Server, database_url, postgresql_server, redis_server, s3_server
 from sqlalchemy import text
 
-from evermodel import journey, storage
+from evermodel import storage, workflow
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError
-from evermodel.features.online import OnlineStore, materialize, open_store
+from evermodel.features.online_store import OnlineStore, materialize, open_store
 from evermodel.features.packed_store import Store
-from evermodel.journey import Project
-from evermodel.ledger_tables import make_engine, reading
+from evermodel.ledger.engine import make_engine, reading
+from evermodel.workflow import Project
+from tests.support import ROOT
+from tests.support.online_shop import CASE, shop_log
+from tests.support.servers import Server, database_url, postgresql_server, redis_server, s3_server
 
-ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 1, 6, tzinfo=UTC)
 
 
@@ -161,7 +161,7 @@ def test_a_use_case_is_materialised_and_read_as_from_a_file(server: Server, uri:
 def test_feast_writes_and_reads_the_same_rows(server: Server, uri: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Feast's own, of its dependencies
-        from evermodel.features.online import snapshot, views
+        from evermodel.features.online_store import snapshot, views
         from evermodel.features.repository import apply, open_feast
 
         log = shop_log(tmp_path / "events")
@@ -219,7 +219,7 @@ def test_the_cluster_s_feature_store_is_applied_from_the_profile(
         (root / "use_cases" / "shop.yaml").write_text(yaml.safe_dump(case, sort_keys=False))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Feast's own, of its dependencies
-            names = journey.apply_features(Project.open(root))
+            names = workflow.apply_features(Project.open(root))
         assert {"shop", "shop__user", "shop__user_id", "shop__user_files", "shop__user_push"} == set(names)
         with reading(make_engine(url)) as connection:
             found = connection.scalars(text("select feature_view_name from feature_views")).all()

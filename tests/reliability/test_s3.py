@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import fs
-from servers import s3_server
-from small_loop import live, write_project
 
-from evermodel import bundle, journey, storage
-from evermodel.artifacts import TrainingManifest, Window
+from evermodel import bundle, storage, workflow
 from evermodel.data.events import EventLog
 from evermodel.errors import ConflictError, IntegrityError, UseCaseError
-from evermodel.journey import Project
+from evermodel.records import TrainingManifest, Window
 from evermodel.serving.request_log import RequestLog
+from evermodel.workflow import Project
+from tests.reliability.small_loop import live, write_project
+from tests.support.servers import s3_server
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -171,7 +171,7 @@ def test_two_writers_append_to_an_event_log_and_none_is_lost(place: str) -> None
 
 def test_a_bundle_is_packed_once_and_opened(place: str, manifest: TrainingManifest) -> None:
     weights = {"w": np.ones((2, 3), np.float32)}
-    model = {"objective": "up", "scorer": "evermodel.training.scorer:Scorer"}
+    model = {"objective": "up", "scorer": "evermodel.training.torch.scorer:Scorer"}
     packed = [
         bundle.pack(place, objective="up", model=model, weights=weights, state={}, moments={}, manifest=manifest)
         for _ in range(2)
@@ -252,4 +252,4 @@ def test_a_run_that_is_not_there_is_answered_by_the_nearest_one(
     for key in ("0123abcd", "fedc9876"):
         storage.write_text(project.profile.place("pumps", "turns", key, "release.json"), "{}")
     with pytest.raises(UseCaseError, match=r"no trained run '0123abce'; did you mean '0123abcd'\?"):
-        journey.read_run(project, "pumps", "0123abce")
+        workflow.read_run(project, "pumps", "0123abce")

@@ -28,21 +28,22 @@ from schemathesis.core import NotSet
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from evermodel import storage
-from evermodel.artifacts import Release, Window, micros
 from evermodel.bundle import open_release
-from evermodel.features.online import views as online_views
+from evermodel.features.online_store import views as online_views
 from evermodel.features.packed_store import PackedStore
 from evermodel.features.training_set import TurnRows
 from evermodel.ledger import Ledger
+from evermodel.records import Release, Window, micros
 from evermodel.serving.answers import Answer, Choice, Question
 from evermodel.serving.api import create_api
 from evermodel.serving.batch import predict_batch, read_batch
-from evermodel.serving.desk import Desk
-from evermodel.serving.live import LiveConfig
+from evermodel.serving.model_manager import LiveConfig
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
+from evermodel.serving.service import Desk
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, parse
+from tests.support import ROOT
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -483,7 +484,7 @@ def test_the_serve_configs_are_what_serve_and_the_app_take(name: str) -> None:
 
     from serving.app import AppArgs
 
-    path = Path(__file__).resolve().parents[2] / "serving" / "config" / f"{name}.yaml"
+    path = ROOT / "serving" / "config" / f"{name}.yaml"
     application = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text())).applications[0]
     AppArgs.model_validate(application.args)
     LiveConfig.model_validate(application.deployments[0].user_config)

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import ledger_history
 import pytest
 import uvicorn
-from ledger_history import NAME, NOW
 
 from evermodel.control.actions import Runs
 from evermodel.control.app import create_control
+from evermodel.control.auth.session import Sessions, session_key
 from evermodel.control.service import Service
-from evermodel.control.session import Sessions, session_key
 from evermodel.credentials import Tokens
-from evermodel.journey import Project
+from evermodel.workflow import Project
+from tests.support import ledger_history
+from tests.support.ledger_history import NAME, NOW
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"

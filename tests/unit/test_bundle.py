@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 from evermodel import bundle, use_case
-from evermodel.artifacts import BundleRef, Release, TrainingManifest, Window, canonical_json, sha256
 from evermodel.bundle import FILES, OpenRelease, open_bundle, open_release, pack, verify
 from evermodel.errors import DataError, IntegrityError, StateError
 from evermodel.features.transforms import Transforms, fit
-from evermodel.training import state
-from evermodel.training.loop import Schedule, make_learner
-from evermodel.training.model import build
-from evermodel.training.objectives import resolve
-from evermodel.training.scorer import PATH
+from evermodel.records import BundleRef, Release, TrainingManifest, Window, canonical_json, sha256
+from evermodel.training.torch import state
+from evermodel.training.torch.loop import Schedule, make_learner
+from evermodel.training.torch.modules import build
+from evermodel.training.torch.objectives import resolve
+from evermodel.training.torch.scorer import PATH
 
 CASE = """
 name: pair
@@ -180,7 +180,7 @@ def test_a_forged_manifest_is_refused(ref: BundleRef, change: Any, message: str)
         verify(resealed(ref, change))
 
 
-@pytest.mark.parametrize("scorer", ["os:system", "evermodel_evil.x:y", "evermodel.training.scorer:__class__.x"])
+@pytest.mark.parametrize("scorer", ["os:system", "evermodel_evil.x:y", "evermodel.training.torch.scorer:__class__.x"])
 def test_a_bundle_cant_bring_code_along(ref: BundleRef, scorer: str) -> None:
     path = Path(ref.uri) / "model.json"
     data = canonical_json({**json.loads(path.read_text()), "scorer": scorer}).encode()
@@ -297,7 +297,7 @@ import sys
 for name in ("ray", "mlflow", "feast", "evidently", "kfp", "sklearn", "sqlalchemy"):
     sys.modules[name] = None
 import pyarrow as pa
-from evermodel.artifacts import BundleRef
+from evermodel.records import BundleRef
 from evermodel.bundle import open_bundle
 opened = open_bundle(BundleRef(objective="y", uri={ref.uri!r}, digest={ref.digest!r}))
 print(opened.score(pa.table({{"x": [0.5], "c": ["a"]}}))[0])
@@ -312,7 +312,7 @@ def test_verifying_needs_no_torch(ref: BundleRef) -> None:
     code = f"""
 import sys
 sys.modules["torch"] = None
-from evermodel.artifacts import BundleRef
+from evermodel.records import BundleRef
 from evermodel.bundle import verify
 verify(BundleRef(objective="y", uri={ref.uri!r}, digest={ref.digest!r}))
 """

@@ -9,8 +9,8 @@ import pytest
 
 from evermodel import use_case
 from evermodel.errors import UseCaseError
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ELECTRICITY = (ROOT / "use_cases" / "electricity.yaml").read_text()
 
 

@@ -16,18 +16,18 @@ from threading import Thread
 import uvicorn
 
 from evermodel import storage
-from evermodel.arguments import moment
 from evermodel.control.actions import Runs
 from evermodel.control.app import create_control
-from evermodel.control.projector import Projector
-from evermodel.control.rayservice import RayService
+from evermodel.control.auth.session import Sessions, session_key
+from evermodel.control.rollout.rayservice import RayService
+from evermodel.control.rollout.reconciler import Projector
 from evermodel.control.service import Service, Status, asks_serving
-from evermodel.control.session import Sessions, session_key
 from evermodel.credentials import Tokens
 from evermodel.errors import EvermodelError, UseCaseError
-from evermodel.journey import Project
+from evermodel.execution.kubernetes_api import KubernetesApi
+from evermodel.parsing import moment
 from evermodel.profile import Profile
-from evermodel.retraining.kubernetes_api import KubernetesApi
+from evermodel.workflow import Project
 
 LOCAL = "127.0.0.1"
 SECRETS = "/etc/evermodel/secrets/control"

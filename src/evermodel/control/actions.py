@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
-from evermodel import journey
-from evermodel.artifacts import Decision, EvaluationReport, Mode, Promotion, Release, Window, canonical_json
+from evermodel import workflow
 from evermodel.control.service import Service
 from evermodel.errors import ConflictError, GateError
+from evermodel.execution.launch import launch, training_parameters
+from evermodel.records import Decision, EvaluationReport, Mode, Promotion, Release, Window, canonical_json
 from evermodel.registry import promotion
-from evermodel.retraining.launch import launch, training_parameters
 from evermodel.retraining.policy import cut
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def retrain(
     standing = service.ledger.standing(case, now=now, new_rows=0)
     if standing.running or runs.is_busy(name):
         raise ConflictError(f"{name}: a retrain is running; one at a time")
-    chosen: Mode = journey.mode_of(mode) or ("stateful" if standing.champion else "from_scratch")
+    chosen: Mode = workflow.mode_of(mode) or ("stateful" if standing.champion else "from_scratch")
     spans = tuple(windows)
     if not spans and standing.champion_cursor is not None:
         spans = cut(standing.champion_cursor, now, standing.quarantined)
@@ -148,14 +148,14 @@ def promote(
 ) -> tuple[Release, EvaluationReport]:
     """Make the judged release of run `key` the champion; GateError where the gate says otherwise and isn't overridden."""
     service.case(name)
-    todo, _, release = journey.read_run(service.project, name, key)
-    report = journey.read_report(release)
+    todo, _, release = workflow.read_run(service.project, name, key)
+    report = workflow.read_report(release)
     said = report.verdict
     if said.word != "promote" and not override:
         raise GateError(f"the gate says {said.word}: {'; '.join(said.reasons)}")
     asked = todo.model_copy(update={"now": service.clock(), "reason": reason})
     against = override and said.word != "promote"
-    journey.promote(service.project, asked, release, report, actor=actor, override=reason if against else None)
+    workflow.promote(service.project, asked, release, report, actor=actor, override=reason if against else None)
     follow(service, name)
     return release, report
 

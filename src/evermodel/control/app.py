@@ -12,12 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from evermodel.control.actions import Runs
-from evermodel.control.api import add_api
-from evermodel.control.door import HEADERS, PROGRAMS, Door
-from evermodel.control.metrics import Projection, figures
-from evermodel.control.page import Pages, add_pages
+from evermodel.control.api.metrics import Projection, figures
+from evermodel.control.api.routes import add_api
+from evermodel.control.auth.middleware import HEADERS, PROGRAMS, Door
+from evermodel.control.auth.session import Sessions
 from evermodel.control.service import Service, Unknown
-from evermodel.control.session import Sessions
+from evermodel.control.ui.pages import Pages, add_pages
 from evermodel.errors import ConflictError, EvermodelError, GateError, IntegrityError, UseCaseError
 
 #: By class, the first that fits: status, code, and a title for a page.

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from evermodel import journey, storage
+from evermodel import storage, workflow
 from evermodel import use_case as use_cases
 from evermodel.credentials import Tokens
 from evermodel.errors import UseCaseError, nearest
-from evermodel.journey import Project
 from evermodel.ledger import Ledger
 from evermodel.use_case import UseCase
+from evermodel.workflow import Project
 
 Status = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class Service:
     clock: Callable[[], datetime]
     tokens: Tokens | None = None
     serving: Callable[[], Status] | None = None
-    aliases: Callable[[Project, str], object] = journey.project_aliases
+    aliases: Callable[[Project, str], object] = workflow.project_aliases
     _ledger: Ledger | None = None
     _cases: dict[str, tuple[tuple[int, int], UseCase]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)

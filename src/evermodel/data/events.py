@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from evermodel import storage
-from evermodel.artifacts import Artifact, Time, Window, canonical_json, sha256
 from evermodel.data.tables import TIME, int64, put_column, table_digest
 from evermodel.errors import ConflictError, DataError, IntegrityError, nearest
 from evermodel.failpoint import failpoint
+from evermodel.records import Artifact, Time, Window, canonical_json, sha256
 from evermodel.use_case import Source
 
 SEQUENCE = "ingest_seq"

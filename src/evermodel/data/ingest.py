@@ -16,13 +16,13 @@ import pandas as pd
 import pyarrow as pa
 
 from evermodel import storage
-from evermodel.artifacts import IngestReport, Window, sha256
 from evermodel.data.events import EventLog
 from evermodel.data.readers import read_source, source_digest
 from evermodel.data.tables import int64
 from evermodel.data.validation import validate
 from evermodel.errors import ConflictError, DataError, nearest
 from evermodel.failpoint import failpoint
+from evermodel.records import IngestReport, Window, sha256
 from evermodel.use_case import Source, UseCase
 
 

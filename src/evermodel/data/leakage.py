@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from evermodel.artifacts import Artifact
 from evermodel.data.tables import TIME, one_array
 from evermodel.errors import DataError, LeakageError, nearest
+from evermodel.records import Artifact
 from evermodel.use_case import (
     ColumnFeature,
     CrossFeature,

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from evermodel import extension, storage
-from evermodel.artifacts import Window, sha256
+from evermodel import plugins, storage
 from evermodel.data.tables import table_digest
 from evermodel.errors import DataError, nearest
+from evermodel.records import Window, sha256
 from evermodel.use_case import Source, UseCase
 
 MALFORMED = "_malformed"
@@ -37,11 +37,11 @@ def read_source(use_case: UseCase, source: Source, data_dir: str | Path, *, wind
     if source.reader == "simulator":
         if window is None:
             raise DataError(f"{use_case.name}.{source.name} is simulated: say for which window")
-        from evermodel.data import simulator  # with scipy, which no other reader needs
+        from evermodel.simulation import simulator
 
         return simulator.read(use_case, source.name, window)
     if ":" in source.reader:
-        reader = extension.load(source.reader, "source")
+        reader = plugins.load(source.reader, "source")
     elif source.reader in READERS:
         reader = READERS[source.reader]
     else:

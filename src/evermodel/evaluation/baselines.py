@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel import extension
+from evermodel import plugins
 from evermodel.evaluation.metrics import label_of
 from evermodel.features.point_in_time import floats
 from evermodel.use_case import UseCase
@@ -153,7 +153,7 @@ def _heuristic(name: str, task: _Task) -> Baseline:
     rule = str(task.use_case.evaluation.heuristic)
     if ":" in rule:
         columns = {column: _array(task.gate[column]) for column in _answerable(task.use_case)}
-        return Baseline(name, np.asarray(extension.load(rule, "heuristic")(columns), dtype=np.float64), task.classes)
+        return Baseline(name, np.asarray(plugins.load(rule, "heuristic")(columns), dtype=np.float64), task.classes)
     if rule in _outcomes(task.use_case):
         return Baseline(name, None, note=f"{rule!r} is known only after the answer")
     values = task.gate[rule]

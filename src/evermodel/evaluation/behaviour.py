@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel import extension
-from evermodel.artifacts import Check
+from evermodel import plugins
 from evermodel.errors import UseCaseError
 from evermodel.features.point_in_time import row_features
+from evermodel.records import Check
 from evermodel.use_case import Behaviour, ColumnFeature, CrossFeature, CustomFeature, UseCase
 
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ def _test(
     if before is None:
         return Check(name=name, level=test.level, passed=True, reason="no rows to test on")
     if test.kind == "custom":
-        passed, why = extension.load(test.call or "", "behaviour")(score, rows)
+        passed, why = plugins.load(test.call or "", "behaviour")(score, rows)
         return Check(name=name, level=test.level, passed=bool(passed), reason=str(why))
     if test.feature is None:
         raise UseCaseError(f"behaviour.{test.name}: a test of kind {test.kind} needs a feature")

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evermodel.artifacts import Interval
 from evermodel.evaluation import metrics
 from evermodel.evaluation.metrics import Contributions, Sample
+from evermodel.records import Interval
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]  # unit counts[b, units] → figure[b]; NaN where undefined

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from evermodel.artifacts import Check, Interval, Verdict, VerdictWord
 from evermodel.evaluation.slices import SliceResult
+from evermodel.records import Check, Interval, Verdict, VerdictWord
 from evermodel.use_case import LESS_IS_BETTER, Gate, Slice
 
 TRIVIAL: Final = frozenset({"random", "majority", "mean"})

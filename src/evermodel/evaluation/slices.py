@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel.artifacts import SliceScore
 from evermodel.evaluation.metrics import Sample, figure
+from evermodel.records import SliceScore
 from evermodel.use_case import Slice, UseCase
 
 Mask = NDArray[np.bool_]

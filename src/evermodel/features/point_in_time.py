@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel import extension
-from evermodel.artifacts import Window
+from evermodel import plugins
 from evermodel.data.tables import cell
 from evermodel.errors import DataError, UseCaseError, nearest
 from evermodel.features.columns import as_number, codes_of, entity_codes, flags, floats, is_text, micros_of
 from evermodel.features.measures import ADDED, Events, Field, Floats, Measure, Targets
 from evermodel.features.timeline import Ints, Timeline, visible_before
 from evermodel.features.windows import bulk
+from evermodel.records import Window
 from evermodel.use_case import (
     CalendarFeature,
     ColumnFeature,
@@ -336,7 +336,7 @@ def _row_feature(feature: Any, columns: Mapping[str, Column], fields: pa.Table) 
 
 def _custom(feature: CustomFeature, columns: Mapping[str, Column], rows: int) -> pa.Array:
     given = {name: _plain(columns[name]) for name in feature.of}
-    values = np.asarray(extension.load(feature.transform, "transform")(given))
+    values = np.asarray(plugins.load(feature.transform, "transform")(given))
     if values.shape != (rows,):
         raise DataError(f"transform {feature.transform} gave shape {values.shape} for {rows} rows")
     values = values.astype(np.float64)

@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evermodel.artifacts import canonical_json
 from evermodel.errors import DataError, StateError, nearest
 from evermodel.features.encoders import (
     Bins,
@@ -41,6 +40,7 @@ from evermodel.features.encoders import (
     numbers,
     quantile_edges,
 )
+from evermodel.records import canonical_json
 from evermodel.use_case import CrossFeature, Encoding, Feature, UseCase, feature_columns
 
 __all__ = [

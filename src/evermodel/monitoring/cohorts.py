@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel.artifacts import MICROSECOND, Window, micros
 from evermodel.data.events import EventLog
+from evermodel.records import MICROSECOND, Window, micros
 from evermodel.use_case import UseCase
 
 Bools = NDArray[np.bool_]

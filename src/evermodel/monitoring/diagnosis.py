@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from evermodel.artifacts import Diagnosis, DriftScore
-from evermodel.monitoring import outcomes, statistics
-from evermodel.monitoring.columns import column_counts, fits
+from evermodel.monitoring import label_shift, statistics
+from evermodel.monitoring.column_counts import column_counts, fits
 from evermodel.monitoring.drift import SIGNIFICANCE, Reference
-from evermodel.monitoring.outcomes import Answers, Comparison, LabelReference
+from evermodel.monitoring.label_shift import Answers, Comparison, LabelReference
 from evermodel.monitoring.performance import Performance, first_classes, score_of
+from evermodel.records import Diagnosis, DriftScore
 from evermodel.use_case import UseCase
 
 SURE = 3.0  # standard errors that the metric has to fall by for it to be the concept and not chance
@@ -87,7 +87,7 @@ def compare_labels(use_case: UseCase, served: pa.Table, reference: Reference) ->
         name = f"label:{objective.label}"
         if before is None or scores is None or name not in served.column_names:
             continue
-        result = outcomes.compare(before, served[name], scores, minimum_rows=use_case.monitoring.minimum_rows)
+        result = label_shift.compare(before, served[name], scores, minimum_rows=use_case.monitoring.minimum_rows)
         if result is not None:
             found.append(result)
     return found

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evermodel.artifacts import Artifact, DriftScore, Window
 from evermodel.monitoring import statistics
 from evermodel.monitoring.binning import Ints, finite, numbers
-from evermodel.monitoring.columns import ColumnReference, bin_codes, column_counts, column_reference, fits, varies
-from evermodel.monitoring.outcomes import LabelReference, label_reference
+from evermodel.monitoring.column_counts import ColumnReference, bin_codes, column_counts, column_reference, fits, varies
+from evermodel.monitoring.label_shift import LabelReference, label_reference
 from evermodel.monitoring.statistics import P_VALUES, Floats
 from evermodel.monitoring.validity import Declared, declared, duplicate_share
+from evermodel.records import Artifact, DriftScore, Window
 from evermodel.use_case import CalendarFeature, ColumnFeature, CrossFeature, UseCase
 
 LABELLED = 200_000  # labelled rows that are looked at; more are thinned

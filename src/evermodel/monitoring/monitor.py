@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from evermodel.artifacts import Alert, AlertKind, DriftScore, MonitoringReport, Window
 from evermodel.evaluation import metrics
 from evermodel.monitoring import cohorts, quality
-from evermodel.monitoring.columns import ColumnReference
+from evermodel.monitoring.column_counts import ColumnReference
 from evermodel.monitoring.diagnosis import base_moved, compare_labels, diagnose, inputs_moved, is_prediction
 from evermodel.monitoring.drift import Reference, drift_scores
-from evermodel.monitoring.outcomes import Comparison
+from evermodel.monitoring.label_shift import Comparison
 from evermodel.monitoring.performance import Performance, business, estimate, first_classes, judge
+from evermodel.records import Alert, AlertKind, DriftScore, MonitoringReport, Window
 from evermodel.use_case import UseCase
 
 

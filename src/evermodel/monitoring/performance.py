@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from evermodel.evaluation import metrics
 from evermodel.monitoring import binning, cohorts
 from evermodel.monitoring.drift import Reference
-from evermodel.monitoring.outcomes import calibrated
+from evermodel.monitoring.label_shift import calibrated
 from evermodel.monitoring.statistics import Floats
 from evermodel.use_case import BusinessFigure, UseCase
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from evermodel.monitoring import cohorts, statistics
 from evermodel.monitoring.binning import bin_counts, finite, is_text, longest_run, numbers, texts
-from evermodel.monitoring.columns import ColumnReference, fits
+from evermodel.monitoring.column_counts import ColumnReference, fits
 from evermodel.monitoring.drift import Reference
 from evermodel.monitoring.statistics import Floats
 from evermodel.monitoring.validity import Declared, declared, duplicate_share, foreign_share, outside_share

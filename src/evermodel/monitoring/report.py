@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from evermodel import storage
-from evermodel.artifacts import DriftScore, MonitoringReport
 from evermodel.errors import DataError
 from evermodel.monitoring import binning
 from evermodel.monitoring.drift import watched_columns
 from evermodel.monitoring.statistics import P_VALUES
+from evermodel.records import DriftScore, MonitoringReport
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:

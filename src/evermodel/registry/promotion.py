@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from evermodel import bundle
-from evermodel.artifacts import Promotion, Release, Verdict
 from evermodel.errors import ConflictError, GateError
 from evermodel.ledger import Ledger
+from evermodel.records import Promotion, Release, Verdict
 
 AUTOMATIC = frozenset({"pipeline", "policy", "replay", "scheduler"})  # actors that must not override the gate
 

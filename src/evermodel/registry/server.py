@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 
 from evermodel import storage
 from evermodel.errors import EvermodelError
-from evermodel.passfile import write_passfile
+from evermodel.pgpass import write_passfile
 from evermodel.profile import Profile, load_profile
 
 DATABASE = "mlflow"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from evermodel.artifacts import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
+from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
 from evermodel.use_case import UseCase, format_duration
 
 # Which one a retrain is about where a window has several: the one that says most about the model.

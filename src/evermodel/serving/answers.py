@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evermodel.artifacts import canonical_json
+from evermodel.records import canonical_json
 from evermodel.serving.assignment import Assignment
 from evermodel.serving.fallback import Fallback
 from evermodel.serving.request_log import TIME, request_types, served_table

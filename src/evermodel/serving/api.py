@@ -24,7 +24,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evermodel.credentials import Refusal, Role, Tokens, admit
 from evermodel.errors import ServingError, nearest
 from evermodel.serving.answers import Answer, Choice, questions_of
-from evermodel.serving.desk import Desk
 from evermodel.serving.schemas import (
     PredictedRow,
     PredictResponse,
@@ -41,6 +40,7 @@ from evermodel.serving.schemas import (
     row_names,
     values_of,
 )
+from evermodel.serving.service import Desk
 from evermodel.use_case import UseCase
 
 MAX_BYTES = 8 * 1024 * 1024

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evermodel import storage
-from evermodel.artifacts import Artifact, Ref, Release, sha256
 from evermodel.errors import IntegrityError
+from evermodel.records import Artifact, Ref, Release, sha256
 from evermodel.serving.answers import Choice
 from evermodel.use_case import UseCase
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evermodel import extension
+from evermodel import plugins
 from evermodel.serving.schemas import ranks_classes
 from evermodel.use_case import UseCase
 
@@ -42,7 +42,7 @@ class Fallback:
         self._heuristic = use_case.evaluation.heuristic
         self._rule: Callable[..., Any] | None = None
         if self._heuristic and ":" in self._heuristic:
-            self._rule = extension.load(self._heuristic, "heuristic")
+            self._rule = plugins.load(self._heuristic, "heuristic")
         self._capacity = capacity
         self._known: OrderedDict[Key, Known] = OrderedDict()
         self._lock = Lock()

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel.artifacts import Release, from_micros, micros
 from evermodel.errors import FeatureStoreError, ServingError, nearest
 from evermodel.features.point_in_time import row_features
+from evermodel.records import Release, from_micros, micros
 from evermodel.serving.answers import Answer, Choice, Question, fall_back, questions_of, ranked, request_rows
 from evermodel.serving.assignment import Assignment, assign
 from evermodel.serving.fallback import Fallback, Known

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evermodel import storage
-from evermodel.artifacts import Window
 from evermodel.errors import DataError
 from evermodel.failpoint import failpoint
+from evermodel.records import Window
 from evermodel.serving.schemas import request_fields
 from evermodel.use_case import (
     ColumnFeature,

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from evermodel import storage
-from evermodel.artifacts import BundleRef, Mode, Release, TrainingManifest, Window
 from evermodel.errors import StateError
+from evermodel.records import BundleRef, Mode, Release, TrainingManifest, Window
 from evermodel.training.train import train
 
 if TYPE_CHECKING:

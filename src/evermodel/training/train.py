@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from evermodel import bundle
-from evermodel.artifacts import BundleRef, Mode, TrainingManifest, Window, micros
 from evermodel.bundle import Bundle
+from evermodel.code_version import code_version
 from evermodel.errors import DataError
 from evermodel.failpoint import failpoint
 from evermodel.features.training_set import row_digest
-from evermodel.provenance import code_version
-from evermodel.training import loop, state
-from evermodel.training.loop import Outcome
-from evermodel.training.start import Start, begin
+from evermodel.records import BundleRef, Mode, TrainingManifest, Window, micros
+from evermodel.training.torch import loop, state
+from evermodel.training.torch.loop import Outcome
+from evermodel.training.torch.start import Start, begin
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def train(
     start = begin(use_case, objective, turn, mode=mode, parent=parent, seed=chosen)
     failpoint("train.start")
     if num_workers:
-        from evermodel.training import trainer
+        from evermodel.training.torch import distributed
 
-        outcome = trainer.fit(
+        outcome = distributed.fit(
             use_case, objective, turn, start, mode=mode, parent=parent, seed=chosen, num_workers=num_workers, out=out
         )
     else:

@@ -14,12 +14,12 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from evermodel import storage
-from evermodel.artifacts import TrainingSet
 from evermodel.errors import DataError, StateError
 from evermodel.features import training_set
-from evermodel.training import loop
-from evermodel.training.start import from_scratch
-from evermodel.training.trainer import ray_storage, running_ray
+from evermodel.records import TrainingSet
+from evermodel.training.torch import loop
+from evermodel.training.torch.distributed import ray_storage, running_ray
+from evermodel.training.torch.start import from_scratch
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:

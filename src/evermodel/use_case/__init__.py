@@ -15,9 +15,11 @@ The sections, in the order in which a model lives through them; each is a module
 path, the value and the nearest valid name; nothing is guessed.
 """
 
-from evermodel.artifacts import Time, Window
+from evermodel.records import Time, Window
+from evermodel.use_case.cache import of_use_case
 from evermodel.use_case.case import RESERVED, UseCase, source_columns, with_seed
 from evermodel.use_case.data import Clock, Entity, Field, Label, Prediction, RowNumber, Source
+from evermodel.use_case.evaluation import LESS_IS_BETTER, METRICS, Behaviour, Evaluation, Gate, Slice
 from evermodel.use_case.features import (
     CalendarFeature,
     ColumnFeature,
@@ -29,12 +31,10 @@ from evermodel.use_case.features import (
     WindowFeature,
     feature_columns,
 )
-from evermodel.use_case.judging import LESS_IS_BETTER, METRICS, Behaviour, Evaluation, Gate, Slice
-from evermodel.use_case.life import BusinessFigure, Drift, Monitoring, Retraining, Serving
-from evermodel.use_case.reading import json_schema, load, parse
-from evermodel.use_case.remembered import of_use_case
-from evermodel.use_case.terms import UNITS, Duration, Name, Section, Share, format_duration, parse_duration
+from evermodel.use_case.operations import BusinessFigure, Drift, Monitoring, Retraining, Serving
+from evermodel.use_case.parsing import json_schema, load, parse
 from evermodel.use_case.training import Model, Objective, Split, Stateful, Training
+from evermodel.use_case.types import UNITS, Duration, Name, Section, Share, format_duration, parse_duration
 
 __all__ = [
     "LESS_IS_BETTER",

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from evermodel import extension
-from evermodel.artifacts import canonical_json, sha256
+from evermodel import plugins
 from evermodel.errors import nearest
+from evermodel.records import canonical_json, sha256
 from evermodel.use_case.data import Entity, Label, Prediction, Source
+from evermodel.use_case.evaluation import METRICS, Behaviour, Evaluation, Gate, Slice
 from evermodel.use_case.features import (
     ColumnFeature,
     CrossFeature,
@@ -24,10 +25,9 @@ from evermodel.use_case.features import (
     WindowFeature,
     feature_columns,
 )
-from evermodel.use_case.judging import METRICS, Behaviour, Evaluation, Gate, Slice
-from evermodel.use_case.life import BusinessFigure, Monitoring, Retraining, Serving
-from evermodel.use_case.terms import Name, Section
+from evermodel.use_case.operations import BusinessFigure, Monitoring, Retraining, Serving
 from evermodel.use_case.training import Objective, Split, Training
+from evermodel.use_case.types import Name, Section
 
 RESERVED = ("event_time", "created_time", "ingest_seq", "row_id")  # every event has these already
 
@@ -54,7 +54,7 @@ class UseCase(Section):
     monitoring: Monitoring
     retraining: Retraining = Retraining()
     business: tuple[BusinessFigure, ...] = ()
-    simulator: dict[str, Any] | None = Setting(None, description="see evermodel.data.simulator")
+    simulator: dict[str, Any] | None = Setting(None, description="see evermodel.simulation.simulator")
 
     def source(self, name: str) -> Source:
         return next(source for source in self.sources if source.name == name)
@@ -155,7 +155,7 @@ def _check_features(case: UseCase, sources: dict[str, Source], columns: dict[str
             for name in feature.of:
                 _need(f"{where}.of", name, valid)
             if isinstance(feature, CustomFeature):
-                extension.load(feature.transform, "transform")
+                plugins.load(feature.transform, "transform")
     every = case.feature_columns()
     if repeated := sorted({name for name in every if every.count(name) > 1}):
         raise ValueError(f"features: {', '.join(repeated)} is named twice")
@@ -166,11 +166,11 @@ def _check_objectives(case: UseCase) -> None:
     for objective in case.objectives:
         _need(f"objectives.{objective.name}.label", objective.label, labels)
         if ":" in objective.model.kind:
-            extension.load(objective.model.kind, "model")
+            plugins.load(objective.model.kind, "model")
         else:
             _need(f"objectives.{objective.name}.model.kind", objective.model.kind, ("mlp", "linear", "two_tower"))
         if ":" in objective.loss:
-            extension.load(objective.loss, "loss")
+            plugins.load(objective.loss, "loss")
         else:
             losses = ("default", "bce", "focal", "mse", "huber", "mae", "cross_entropy")
             _need(f"objectives.{objective.name}.loss", objective.loss, losses)
@@ -182,7 +182,7 @@ def _check_judging(case: UseCase, columns: set[str]) -> None:
     for name in case.evaluation.baselines:
         _need("evaluation.baselines", name, ("random", "majority", "mean", "boosting", "popularity", "transition"))
     if case.evaluation.heuristic and ":" in case.evaluation.heuristic:
-        extension.load(case.evaluation.heuristic, "heuristic")
+        plugins.load(case.evaluation.heuristic, "heuristic")
     else:
         _need("evaluation.heuristic", case.evaluation.heuristic, columns)
     for part in case.slices:
@@ -190,7 +190,7 @@ def _check_judging(case: UseCase, columns: set[str]) -> None:
     for test in case.behaviour:
         _need(f"behaviour.{test.name}.feature", test.feature, case.feature_columns())
         if test.kind == "custom":
-            extension.load(test.call or "", "behaviour")
+            plugins.load(test.call or "", "behaviour")
     for figure in case.business:
         _need(f"business.{figure.name}.label", figure.label, [label.name for label in case.labels])
         _need(f"business.{figure.name}.field", figure.field, columns)

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from evermodel.artifacts import Time
-from evermodel.use_case.terms import Duration, Name, Section
+from evermodel.records import Time
+from evermodel.use_case.types import Duration, Name, Section
 
 
 class Entity(Section):

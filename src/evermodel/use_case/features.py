@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field as Setting
 
-from evermodel.use_case.terms import Duration, Name, Section, format_duration
+from evermodel.use_case.types import Duration, Name, Section, format_duration
 
 Encoding = Literal["numeric", "embed", "hash", "bins", "none"]
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from evermodel.artifacts import Time, Window
-from evermodel.use_case.terms import Duration, Name, Section, Share
+from evermodel.records import Time, Window
+from evermodel.use_case.types import Duration, Name, Section, Share
 
 
 class Model(Section):

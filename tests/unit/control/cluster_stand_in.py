@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from evermodel import storage
-from evermodel.artifacts import Release
-from evermodel.control.rollout import releases
+from evermodel.control.rollout.transitions import releases
+from evermodel.records import Release
 
 CONFIG = """
 applications:

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-import ledger_history
 import pytest
-from control_cases import Desk, write_tokens
 
-from evermodel.journey import Project
+from evermodel.workflow import Project
+from tests.support import ledger_history
+from tests.unit.control.control_cases import Desk, write_tokens
 
 
 @pytest.fixture(scope="session")

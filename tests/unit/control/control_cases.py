@@ -12,16 +12,16 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from ledger_history import NOW
 
-from evermodel.artifacts import Decision
 from evermodel.control.actions import Runs
+from evermodel.control.api.metrics import Projection
 from evermodel.control.app import create_control
-from evermodel.control.metrics import Projection
+from evermodel.control.auth.session import Sessions
 from evermodel.control.service import Service
-from evermodel.control.session import Sessions
 from evermodel.credentials import Tokens
-from evermodel.journey import Project
+from evermodel.records import Decision
+from evermodel.workflow import Project
+from tests.support.ledger_history import NOW
 
 KEY = b"k" * 32
 TOKENS = {"ops": "admin", "eve": "viewer", "am": "alertmanager", "prom": "service", "app": "caller"}

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ledger_history import NAME
 
-from evermodel.artifacts import Alert, MonitoringReport, Promotion, Release, Window
-from evermodel.control import chart
+from evermodel.control.ui import chart
+from evermodel.records import Alert, MonitoringReport, Promotion, Release, Window
+from tests.support.ledger_history import NAME
 
 START = datetime(2026, 1, 19, tzinfo=UTC)
 HOUR = timedelta(hours=1)

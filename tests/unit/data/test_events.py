@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import batch, shop
 
 from evermodel import storage
-from evermodel.artifacts import Window
 from evermodel.data.events import EventLog
 from evermodel.data.tables import int64, table_digest
 from evermodel.errors import ConflictError, DataError, IntegrityError
+from evermodel.records import Window
+from tests.unit.data.shop import batch, shop
 
 
 def day(number: int, end: int | None = None) -> Window:

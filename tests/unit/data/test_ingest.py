@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import NOW, raw, shop, visit
 
 from evermodel import storage, use_case
-from evermodel.artifacts import IngestReport
 from evermodel.data.events import EventLog, event_schema
 from evermodel.data.ingest import ingest, ingest_table
 from evermodel.errors import DataError
+from evermodel.records import IngestReport
+from tests.unit.data.shop import NOW, raw, shop, visit
 
 CELLS = {
     "id": st.one_of(st.integers(0, 12).map(str), st.sampled_from(["", "x", "1.5", None])),

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import shop
 
-from evermodel.artifacts import from_micros
 from evermodel.data.events import EventLog
 from evermodel.data.labels import label_times, labels
 from evermodel.data.tables import times_array
 from evermodel.errors import DataError
+from evermodel.records import from_micros
+from tests.unit.data.shop import shop
 
 MINUTE = 60_000_000
 LATE = datetime(1971, 1, 1, tzinfo=UTC)

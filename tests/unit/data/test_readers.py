@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shop import NOW, shop
 
 from evermodel import use_case
 from evermodel.data.events import EventLog
@@ -15,8 +14,8 @@ from evermodel.data.ingest import ingest
 from evermodel.data.readers import find_paths, read_csv, read_parquet, read_sessions, read_source, read_tsv
 from evermodel.data.validation import validate
 from evermodel.errors import DataError
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support import ROOT
+from tests.unit.data.shop import NOW, shop
 
 
 def test_csv_is_text_with_nulls_where_nothing_stands(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from shop import raw, shop, visit
 
 from evermodel.data.validation import parse_times, validate
 from evermodel.errors import DataError
+from tests.unit.data.shop import raw, shop, visit
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evermodel.artifacts import BundleRef, Release, Window, micros
 from evermodel.features.training_set import TurnRows
+from evermodel.records import BundleRef, Release, Window, micros
 from evermodel.use_case import UseCase, parse
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -121,7 +121,7 @@ def test_a_heuristic_is_a_column_or_a_function_of_what_is_known() -> None:
     column = made(with_evaluation(heuristic="x"), gate=gate)["heuristic"].scores
     assert column[1] == 0.25
     assert column[0] == TRAIN["label:sold"].to_numpy().mean(), "a missing value says what is known of all"
-    function = made(with_evaluation(heuristic="evaluation.behaviour_seam:by_sign"))["heuristic"].scores
+    function = made(with_evaluation(heuristic="tests.unit.evaluation.behaviour_seam:by_sign"))["heuristic"].scores
     assert (function == (GATE["x"].to_numpy() > 0)).all()
 
 

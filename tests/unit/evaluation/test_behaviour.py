@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.artifacts import Check
 from evermodel.errors import UseCaseError
 from evermodel.evaluation import behaviour
+from evermodel.records import Check
 from evermodel.use_case import Behaviour, ColumnFeature, CustomFeature
 
 from . import small
@@ -49,7 +49,7 @@ def test_perturbation_measures_noise_in_standard_deviations() -> None:
 
 
 def test_custom_is_called_with_score_and_rows() -> None:
-    found = run(kind="custom", call="evaluation.behaviour_seam:answers_all", level="enforce")
+    found = run(kind="custom", call="tests.unit.evaluation.behaviour_seam:answers_all", level="enforce")
     assert (found.passed, found.level, found.reason) == (True, "enforce", "300 of 300 rows are answered")
 
 
@@ -78,7 +78,7 @@ def test_a_feature_made_from_the_changed_one_follows_it() -> None:
         behaviour=(Behaviour(name="t", kind="invariance", feature="x", set=3.0),),
         features=(
             ColumnFeature(name="x"),
-            CustomFeature(name="twice", kind="custom", transform="evaluation.behaviour_seam:double", of=("x",)),
+            CustomFeature(name="twice", kind="custom", transform="tests.unit.evaluation.behaviour_seam:double", of=("x",)),
         ),
     )
     rows = ROWS.append_column("twice", pa.array(2 * ROWS["x"].to_numpy()))

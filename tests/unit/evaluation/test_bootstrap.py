@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evermodel.artifacts import Interval
 from evermodel.evaluation import bootstrap, metrics
 from evermodel.evaluation.metrics import Sample
+from evermodel.records import Interval
 
 RNG = np.random.default_rng(2)
 N = 200

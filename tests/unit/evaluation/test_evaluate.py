@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.artifacts import EvaluationReport
 from evermodel.errors import DataError
 from evermodel.evaluation import metrics
 from evermodel.evaluation.evaluate import as_served, evaluate, packed_bytes, smoke_failure
+from evermodel.records import EvaluationReport
 from evermodel.use_case import Behaviour, Evaluation, Gate, Objective, Prediction, Slice
 
 from . import small

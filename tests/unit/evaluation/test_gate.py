@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from evermodel.artifacts import Check, Interval, Verdict
 from evermodel.evaluation.gate import BaselineResult, Measured, judge
 from evermodel.evaluation.slices import SliceResult
+from evermodel.records import Check, Interval, Verdict
 from evermodel.use_case import Gate, Slice
 
 MARGIN = 0.02

@@ -6,14 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from online_shop import CASE, START, shop_log
 
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest_table
 from evermodel.errors import FeatureStoreError
-from evermodel.features.online import OnlineStore, materialize, views
+from evermodel.features.online_store import OnlineStore, materialize, views
 from evermodel.features.packed_store import PackedStore
 from evermodel.features.training_set import rows
+from tests.support.online_shop import CASE, START, shop_log
 
 
 @pytest.fixture

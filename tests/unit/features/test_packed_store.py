@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import Server, redis_server
 
 from evermodel.errors import FeatureStoreError
-from evermodel.features.online import open_store
+from evermodel.features.online_store import open_store
 from evermodel.features.packed_store import PackedStore, Store
+from tests.support.servers import Server, redis_server
 
 FLOATS = st.floats(allow_nan=False) | st.just(float("nan"))
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case as use_cases
-from evermodel.artifacts import from_micros
 from evermodel.errors import DataError, UseCaseError
 from evermodel.features.columns import entity_codes
 from evermodel.features.point_in_time import (
@@ -22,6 +21,7 @@ from evermodel.features.point_in_time import (
     window_groups,
 )
 from evermodel.features.windows import Incremental
+from evermodel.records import from_micros
 
 CASE = """
 name: shop

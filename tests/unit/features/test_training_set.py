@@ -12,10 +12,10 @@ import pytest
 
 from evermodel import storage
 from evermodel import use_case as use_cases
-from evermodel.artifacts import TrainingSet, Window, from_micros
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
 from evermodel.features.training_set import TurnRows, load, numeric, rows, save, turn_rows
+from evermodel.records import TrainingSet, Window, from_micros
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from evermodel import use_case
-from evermodel.artifacts import Window
 from evermodel.monitoring.drift import fit_reference
+from evermodel.records import Window
 from evermodel.use_case import UseCase
 
-from .planted import START, TEXT, WEEK, Shop, World
+from .synthetic_drift import START, TEXT, WEEK, Shop, World
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from evermodel import use_case
 from evermodel.monitoring.drift import fit_reference
 from evermodel.use_case import UseCase
 
-from .planted import SERVED, TEXT, WEEK, Shop, World
+from .synthetic_drift import SERVED, TEXT, WEEK, Shop, World
 
 CLASSES = ("hat", "shoe", "coat")
 

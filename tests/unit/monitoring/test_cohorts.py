@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evermodel.artifacts import Window
 from evermodel.data.events import EventLog
 from evermodel.monitoring import cohorts
+from evermodel.records import Window
 
-from .planted import Shop, put
+from .synthetic_drift import Shop, put
 
 HOUR = 3_600_000_000
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from .planted import Shop, World, put
+from .synthetic_drift import Shop, World, put
 
 SEEDS = range(1, 9)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from evermodel import use_case
-from evermodel.artifacts import DriftScore
 from evermodel.monitoring.binning import bin_counts, bin_edges, longest_run
-from evermodel.monitoring.columns import column_reference
+from evermodel.monitoring.column_counts import column_reference
 from evermodel.monitoring.drift import Reference, drift_scores, fit_reference, watched_columns
+from evermodel.records import DriftScore
 from evermodel.use_case import UseCase
+from tests.support import ROOT
 
-from .planted import Shop, World, put
+from .synthetic_drift import Shop, World, put
 
 
 def score(before: object, now: object, *, method: str = "jensen_shannon", **options: object) -> DriftScore:
@@ -141,6 +141,6 @@ def test_a_column_put_in_place_of_another_type_is_counted_in_its_own_kind() -> N
 
 def test_what_serving_always_says_the_same_of_is_not_watched() -> None:
     """A position varies in training and is 1 in every answer: watched, it would look like a column that died."""
-    restaurants = use_case.load(Path(__file__).resolve().parents[3] / "use_cases" / "restaurants.yaml")
+    restaurants = use_case.load(ROOT / "use_cases" / "restaurants.yaml")
     assert "position" in restaurants.feature_columns()
     assert "position" not in watched_columns(restaurants)

@@ -10,13 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from evermodel.artifacts import MonitoringReport, Window, from_micros, micros
 from evermodel.monitoring.cohorts import mask_unmatured
 from evermodel.monitoring.drift import Reference, fit_reference
 from evermodel.monitoring.monitor import monitor
+from evermodel.records import MonitoringReport, Window, from_micros, micros
 from evermodel.use_case import UseCase
 
-from .planted import Shop, World, put
+from .synthetic_drift import Shop, World, put
 
 OPENED = 17_424  # the interstate market
 COLUMNS = ("day", "period", "nswdemand", "vicprice", "vicdemand", "transfer")

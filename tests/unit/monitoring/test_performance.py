@@ -9,7 +9,7 @@ import pytest
 from evermodel.evaluation.metrics import metric
 from evermodel.monitoring.performance import business, expected, judge
 
-from .planted import Shop, World, put
+from .synthetic_drift import Shop, World, put
 
 
 def labels_known(rows: pa.Table, known: np.ndarray) -> pa.Table:

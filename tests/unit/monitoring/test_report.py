@@ -12,7 +12,7 @@ import pytest
 from evermodel.errors import DataError
 from evermodel.monitoring.report import sanitised, write_report
 
-from .planted import Shop, World, put
+from .synthetic_drift import Shop, World, put
 
 
 def test_a_report_with_a_dead_column_is_written_and_carries_our_scores(shop: Shop, tmp_path: Path) -> None:

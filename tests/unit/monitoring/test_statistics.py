@@ -15,7 +15,7 @@ from scipy.spatial import distance
 
 from evermodel.monitoring import statistics
 from evermodel.monitoring.binning import category_counts
-from evermodel.monitoring.columns import column_reference
+from evermodel.monitoring.column_counts import column_reference
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from small_bundles import small_bundle
-from small_releases import GIVEN, WINDOW, MakeRelease
 
 from evermodel import storage
-from evermodel.artifacts import Release
 from evermodel.ledger import Ledger
+from evermodel.records import Release
+from tests.support.bundles import small_bundle
+from tests.unit.registry.small_releases import GIVEN, WINDOW, MakeRelease
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from small_bundles import training_manifest
-
-from evermodel.artifacts import EvaluationReport, Interval, Release, TrainingManifest, Verdict, Window
+from evermodel.records import EvaluationReport, Interval, Release, TrainingManifest, Verdict, Window
+from tests.support.bundles import training_manifest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = Window(start=START, end=datetime(2026, 1, 8, tzinfo=UTC))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_releases import PASSED, WINDOW, MakeRelease
 
-from evermodel.artifacts import Promotion, Release, Verdict
 from evermodel.errors import ConflictError, GateError, IntegrityError
 from evermodel.ledger import Ledger
+from evermodel.records import Promotion, Release, Verdict
 from evermodel.registry.promotion import promote, rollback
+from tests.unit.registry.small_releases import PASSED, WINDOW, MakeRelease
 
 NOW = WINDOW.end + timedelta(days=1)
 HELD = Verdict(word="hold", reasons=("the interval reaches to -0.04",))

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_releases import PASSED, WINDOW, MakeRelease, manifest, report
 
-from evermodel.artifacts import Release, Verdict
 from evermodel.errors import ConflictError
 from evermodel.ledger import Ledger
+from evermodel.records import Release, Verdict
 from evermodel.registry.store import TAG, Store
 from evermodel.use_case import UseCase
+from tests.unit.registry.small_releases import PASSED, WINDOW, MakeRelease, manifest, report
 
 NOW = WINDOW.end
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evermodel.artifacts import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
+from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
 from evermodel.retraining.policy import cut, decide, schedule_alert
 from evermodel.use_case import UseCase, parse_duration
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 
-from evermodel.artifacts import BundleRef, Release
+from evermodel.records import BundleRef, Release
 from evermodel.use_case import UseCase, parse
 
 NOW = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_cases import NOW, Client, Guide, guide, lines, release, shop, view
 
 from evermodel.errors import ServingError
 from evermodel.serving.answers import Answer, Choice, Question
 from evermodel.serving.api import MAX_BYTES, create_api
-from evermodel.serving.desk import Desk
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
+from evermodel.serving.service import Desk
 from evermodel.use_case import UseCase
+from tests.unit.serving.serving_cases import NOW, Client, Guide, guide, lines, release, shop, view
 
 ITEMS = {"item": {"i1": {"views_1d": 3.0, "event_time": NOW}}}
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_cases import NOW, Client, lines, shop, view
 
 from evermodel.credentials import Tokens
 from evermodel.serving.answers import Answer
 from evermodel.serving.api import create_api
-from evermodel.serving.desk import Desk
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
+from evermodel.serving.service import Desk
+from tests.unit.serving.serving_cases import NOW, Client, lines, shop, view
 
 ITEMS = {"item": {"i1": {"views_1d": 3.0, "event_time": NOW}}}
 ROUTES = [

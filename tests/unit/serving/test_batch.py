@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from serving_cases import release, shop
 
 from evermodel import storage
 from evermodel.serving.batch import predict_batch
+from tests.unit.serving.serving_cases import release, shop
 
 
 class AskedError(Exception):

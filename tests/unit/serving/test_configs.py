@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support import ROOT
+
 CONFIGS = sorted((ROOT / "serving" / "config").glob("*.yaml"))
 
 

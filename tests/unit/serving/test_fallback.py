@@ -1,7 +1,6 @@
-from serving_cases import shop, view
-
 from evermodel.serving.fallback import Fallback, Known
 from evermodel.use_case import UseCase
+from tests.unit.serving.serving_cases import shop, view
 
 
 def known(score: float) -> Known:

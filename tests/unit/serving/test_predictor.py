@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from serving_cases import NOW, Guide, Lines, guide, lines, release, shop, view
 
 from evermodel.errors import FeatureStoreError, ServingError
 from evermodel.serving.answers import log_rows
 from evermodel.serving.predictor import Arm, GivenFeatures, Predictor
 from evermodel.serving.request_log import served_schema
+from tests.unit.serving.serving_cases import NOW, Guide, Lines, guide, lines, release, shop, view
 
 KNOWN: dict[str, dict[Any, dict[str, Any]]] = {
     "item": {"i1": {"views_1d": 3.0, "event_time": NOW}, "i2": {"views_1d": 1.0, "event_time": NOW}},

@@ -4,11 +4,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from serving_cases import NOW, guide, shop
 
-from evermodel.artifacts import Window
 from evermodel.errors import DataError
+from evermodel.records import Window
 from evermodel.serving.request_log import RequestLog, feature_types, served_schema, served_table
+from tests.unit.serving.serving_cases import NOW, guide, shop
 
 
 def rows(*ids: str, at: datetime = NOW, **values: Any) -> pa.Table:

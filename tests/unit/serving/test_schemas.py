@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from serving_cases import guide, shop, view
 
 from evermodel.errors import ServingError
 from evermodel.serving.schemas import (
@@ -17,6 +16,7 @@ from evermodel.serving.schemas import (
     row_model,
 )
 from evermodel.use_case import UseCase
+from tests.unit.serving.serving_cases import guide, shop, view
 
 
 def parsed(raw: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case
-from evermodel.artifacts import Window
 from evermodel.features.training_set import TurnRows, row_digest
+from evermodel.records import Window
 from evermodel.use_case import UseCase
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.artifacts import micros
 from evermodel.bundle import Bundle, open_bundle
+from evermodel.code_version import code_version
 from evermodel.errors import DataError, StateError, UseCaseError
 from evermodel.features.transforms import Vocabulary, fit
-from evermodel.provenance import code_version
-from evermodel.training.scorer import Scorer
+from evermodel.records import micros
+from evermodel.training.torch.scorer import Scorer
 from evermodel.training.train import train
 from evermodel.use_case import UseCase
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from pumps import CASE, FIRST, NAME, readings, write_readings, write_use_case
-from servers import s3_server
 
-from evermodel import journey, storage
+from evermodel import storage, workflow
 from evermodel.features import training_set
-from evermodel.journey import Project
+from evermodel.workflow import Project
+from tests.support.pump_use_case import CASE, FIRST, NAME, readings, write_readings, write_use_case
+from tests.support.servers import s3_server
 
 
 @pytest.mark.ray
@@ -20,9 +20,9 @@ def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatc
     (tmp_path / "evermodel.yaml").write_text("profile: local\n")
     write_readings(tmp_path / "data", readings(3))
     project = Project.open(tmp_path)
-    journey.ingest(project, NAME, data_dir=tmp_path / "data", now=FIRST.end)
-    plan = journey.plan(project, NAME, now=FIRST.end)
-    turn = training_set.load(journey.build_training_set(project, plan))
+    workflow.ingest(project, NAME, data_dir=tmp_path / "data", now=FIRST.end)
+    plan = workflow.plan(project, NAME, now=FIRST.end)
+    turn = training_set.load(workflow.build_training_set(project, plan))
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with s3_server(monkeypatch) as state:
         found = tune_objective(project.find(NAME)[1], "failed", turn, num_trials=1, seed=1, out=state)

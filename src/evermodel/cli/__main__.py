@@ -1,0 +1,3 @@
+from evermodel.cli.app import main
+
+main()

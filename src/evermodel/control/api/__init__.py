@@ -1,0 +1,1 @@
+"""The control service for programs: JSON routes, the alert webhook, metrics."""

@@ -1,0 +1,1 @@
+"""Who is allowed to call the control service."""

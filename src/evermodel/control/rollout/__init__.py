@@ -1,0 +1,1 @@
+"""Brings the Ray Serve deployment to the release that the ledger names."""

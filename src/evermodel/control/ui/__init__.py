@@ -1,0 +1,1 @@
+"""The control service for people: pages."""

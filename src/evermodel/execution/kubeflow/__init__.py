@@ -1,0 +1,1 @@
+"""Pipelines on Kubeflow Pipelines. The only package that imports kfp."""

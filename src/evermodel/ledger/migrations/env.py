@@ -1,0 +1,12 @@
+"""What Alembic runs: the revisions, on the connection that `migrate` has opened and will commit."""
+
+from alembic import context
+
+from evermodel.errors import UseCaseError
+from evermodel.ledger.tables import metadata
+
+connection = context.config.attributes.get("connection")
+if connection is None:
+    raise UseCaseError("the ledger's tables are migrated by `evermodel ledger migrate`")
+context.configure(connection=connection, target_metadata=metadata)
+context.run_migrations()

@@ -1,0 +1,1 @@
+"""Pages, charts and reports for people: one style for all of them."""

@@ -1,0 +1,1 @@
+"""The simulator: a synthetic marketplace with planted drift, whose truth is known."""

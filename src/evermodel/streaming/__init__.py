@@ -1,0 +1,1 @@
+"""Events from a stream (Kafka) into the event log."""

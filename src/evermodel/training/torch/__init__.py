@@ -1,0 +1,1 @@
+"""Neural networks: the torch implementation of the trainer."""

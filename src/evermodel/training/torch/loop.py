@@ -1,0 +1,250 @@
+"""The loop: pure torch over tensors that are sliced, no per-row DataLoader; seeded, resumable at any step.
+
+A `Learner` is everything that training changes. Running k steps, saving, restoring and running k more gives bit for bit
+what 2k steps give: the order of an epoch comes from the generator state at its start, which is kept with the position.
+With an `Exchange` each rank takes a slice of every batch and gradients are summed, so that all ranks take one step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from evermodel.errors import StateError
+from evermodel.training.torch.optimizer import Kind, Optimizer
+
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+EVALUATION_ROWS = 4096
+FLOOR = 0.05  # a cosine ends at this share of its learning rate, so that later turns still learn
+
+
+@dataclass(frozen=True)
+class Batchable:
+    """Encoded labelled rows: dense float32[n, d], ids int64[n, c], targets[n], weights float32[n]."""
+
+    dense: Tensor
+    ids: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def part(self, rows: Tensor | slice) -> Batchable:
+        return Batchable(self.dense[rows], self.ids[rows], self.targets[rows], self.weights[rows])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step. `horizon`: the steps that cosine and step were planned for; after it they stay."""
+
+    kind: Literal["constant", "cosine", "step"]
+    learning_rate: float
+    horizon: int
+
+    def rate(self, step: int) -> float:
+        done = min(step / max(self.horizon, 1), 1.0)
+        if self.kind == "cosine":  # Loshchilov and Hutter 2017, one cycle
+            return self.learning_rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+        if self.kind == "step":  # a third of the rate after each third of the steps
+            return self.learning_rate / 3.0 ** min(int(3 * done), 2)
+        return self.learning_rate
+
+
+@dataclass
+class Learner:
+    """All that training changes: what is not in here (or in the transforms) is not needed to go on."""
+
+    module: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    shuffle: Tensor  # uint8: the order generator's state at the start of this epoch
+    noise: Tensor  # uint8: dropout's generator state
+    epoch: int = 0  # since the first turn
+    step: int = 0
+    position: int = 0  # batches done in this epoch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did. `seconds` of optimisation alone; `losses`: mean training loss of each whole epoch."""
+
+    epochs: int
+    rows_trained: int
+    seconds: float
+    losses: tuple[float, ...] = ()
+    validation: tuple[float, ...] = field(default=())
+
+
+class Exchange(Protocol):
+    """How ranks add up: `total` sums a flat tensor over all of them, in place."""
+
+    rank: int
+    world: int
+
+    def total(self, values: Tensor) -> None: ...
+
+
+def make_learner(
+    module: nn.Module,
+    *,
+    optimizer: Kind,
+    weight_decay: float,
+    schedule: Schedule,
+    seed: int,
+) -> Learner:
+    """A learner at step 0; all randomness of its life starts from `seed`."""
+    order = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        noise = torch.get_rng_state()
+    return Learner(module, Optimizer(optimizer, weight_decay), schedule, shuffle=order.get_state(), noise=noise)
+
+
+def run(
+    learner: Learner,
+    data: Batchable,
+    loss: LossFunction,
+    *,
+    epochs: int,
+    batch_size: int,
+    validation: Batchable | None = None,
+    patience: int | None = None,
+    exchange: Exchange | None = None,
+    steps: int | None = None,
+    on_epoch: Callable[[Learner, float], None] | None = None,
+) -> Outcome:
+    """Train in place until `epochs` more epochs are done (or `steps` more steps, for whoever saves in mid-epoch).
+
+    With `validation` and `patience` it stops when that many epochs gave no lower loss there, and goes back to the best.
+    StateError where there are no rows, or where the loss isn't finite (the learner is then of no use).
+    """
+    if not len(data):
+        raise StateError("training needs rows, and there are none")
+    losses: list[float] = []
+    checks: list[float] = []
+    best: tuple[float, Learner] | None = None
+    seconds, rows, left = 0.0, 0, steps
+    target = learner.epoch + epochs
+    with _pinned(learner):
+        while learner.epoch < target and left != 0:
+            began, before = perf_counter(), learner.step
+            total, seen = _epoch(learner, data, loss, batch_size=batch_size, exchange=exchange, steps=left)
+            seconds, rows = seconds + perf_counter() - began, rows + seen
+            left = None if left is None else left - (learner.step - before)
+            if learner.position:
+                break
+            losses.append(total / len(data))
+            learner.noise = torch.get_rng_state()
+            if not math.isfinite(losses[-1]):
+                raise StateError(
+                    f"the loss is {losses[-1]} after epoch {learner.epoch}: a smaller learning rate may help"
+                )
+            if validation is not None and patience is not None:
+                checks.append(mean_loss(learner.module, validation, loss))
+                if best is None or checks[-1] < best[0]:
+                    best = (checks[-1], copy.deepcopy(learner))
+                elif len(checks) - 1 - checks.index(best[0]) >= patience:
+                    break
+            if on_epoch is not None:
+                on_epoch(learner, losses[-1])
+    if best is not None:
+        learner.__dict__.update(best[1].__dict__)
+    return Outcome(len(losses), rows, seconds, tuple(losses), tuple(checks))
+
+
+def mean_loss(module: nn.Module, data: Batchable, loss: LossFunction) -> float:
+    """Mean loss in eval mode, summed in float64 over fixed slices. StateError of no rows."""
+    if not len(data):
+        raise StateError("the mean loss of no rows isn't a number")
+    training = module.training
+    module.eval()
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(data), EVALUATION_ROWS):
+            part = data.part(slice(start, start + EVALUATION_ROWS))
+            total += float(loss(module(part.dense, part.ids), part.targets, part.weights)) * len(part)
+    module.train(training)
+    return total / len(data)
+
+
+def _epoch(
+    learner: Learner,
+    data: Batchable,
+    loss: LossFunction,
+    *,
+    batch_size: int,
+    exchange: Exchange | None,
+    steps: int | None,
+) -> tuple[float, int]:
+    """The rest of this epoch, or `steps` of it; (Σ loss × rows, rows seen over all ranks)."""
+    generator = torch.Generator()
+    generator.set_state(learner.shuffle)
+    shuffled = data.part(torch.randperm(len(data), generator=generator))  # one gather an epoch, then views
+    batches = range(learner.position * batch_size, len(data), batch_size)[:steps]
+    parameters = {name: value for name, value in learner.module.named_parameters() if value.requires_grad}
+    total = torch.zeros((), dtype=torch.float64)
+    seen = 0
+    learner.module.train()
+    for start in batches:
+        batch = shuffled.part(slice(start, start + batch_size))
+        total += _step(learner, batch, loss, parameters, exchange)
+        seen += len(batch)
+        learner.position += 1
+    if learner.position * batch_size >= len(data):
+        learner.epoch, learner.position, learner.shuffle = learner.epoch + 1, 0, generator.get_state()
+    if exchange is not None:
+        exchange.total(total)
+    return float(total), seen
+
+
+def _step(
+    learner: Learner, batch: Batchable, loss: LossFunction, parameters: Mapping[str, Tensor], exchange: Exchange | None
+) -> Tensor:
+    """One step on one (global) batch; this rank's Σ loss × rows."""
+    for parameter in parameters.values():
+        parameter.grad = None
+    mine = batch if exchange is None else batch.part(slice(exchange.rank, None, exchange.world))
+    value = torch.zeros(())
+    if len(mine):
+        value = loss(learner.module(mine.dense, mine.ids), mine.targets, mine.weights)
+        (value if len(mine) == len(batch) else value * (len(mine) / len(batch))).backward()  # type: ignore[no-untyped-call]
+    if exchange is not None:
+        _sum_gradients(list(parameters.values()), exchange)
+    learner.optimizer.step(parameters, learner.schedule.rate(learner.step))
+    learner.step += 1
+    return value.detach().double() * len(mine)
+
+
+def _sum_gradients(parameters: Sequence[Tensor], exchange: Exchange) -> None:
+    """Every rank's gradients added up, as one flat tensor: one message a step."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    exchange.total(flat)
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@contextmanager
+def _pinned(learner: Learner) -> Iterator[None]:
+    """One thread (sums in one order) and the learner's own dropout generator; both as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(learner.noise)
+            yield
+            learner.noise = torch.get_rng_state()
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,255 @@
+"""A project whose ledger tells a story, for whoever shows or changes it: two weeks of `restaurants`, with real bundles.
+
+A first champion; concept drift that a retrain answers; a day of broken data that it doesn't; a covariate shift, a
+retrain that a person takes back; a challenger that the gate holds, on disk as a run leaves it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from evermodel import storage
+from evermodel.ledger import Ledger
+from evermodel.records import (
+    Alert,
+    Decision,
+    Diagnosis,
+    EvaluationReport,
+    Interval,
+    MonitoringReport,
+    Plan,
+    Promotion,
+    Ref,
+    Release,
+    TrainingSet,
+    Verdict,
+    Window,
+)
+from evermodel.registry import promotion
+from evermodel.workflow import Project
+from tests.support import ROOT
+from tests.support.bundles import small_bundle
+
+NAME = "restaurants"
+START = datetime(2026, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+NOW = START + 20 * DAY + timedelta(hours=9, minutes=30)
+FIRST = Window(start=START, end=START + 7 * DAY)
+HELD_RUN = "7c1d5e02a9b34f68"
+#: Of each day from the first champion on: which release answered, its ndcg, and what it was diagnosed as.
+DAYS: tuple[tuple[str, float, Diagnosis | None], ...] = (
+    ("a", 0.7684, None),
+    ("a", 0.7531, None),
+    ("a", 0.7602, None),
+    ("a", 0.6120, "concept_shift"),
+    ("b", 0.7419, None),
+    ("b", 0.7366, None),
+    ("b", 0.6702, "broken_data"),
+    ("b", 0.7388, None),
+    ("b", 0.6871, "covariate_shift"),
+    ("c", 0.6634, None),
+    ("b", 0.7012, None),
+    ("b", 0.7291, None),
+)
+GATE = {"a": 0.7577, "b": 0.7341, "c": 0.7686}
+
+
+def day(n: int) -> Window:
+    return Window(start=FIRST.end + n * DAY, end=FIRST.end + (n + 1) * DAY)
+
+
+def release_of(project: Project, key: str, *, cursor: datetime, parent: str | None) -> Release:
+    """A release with real, small bundles in its run's folder."""
+    home = project.profile.place(NAME, "turns", key)
+    parts = tuple(
+        small_bundle(home, key, use_case=NAME, objective=objective, mode="stateful", windows=(FIRST,), cursor=cursor)
+        for objective in ("order", "revenue")
+    )
+    release = Release(
+        use_case=NAME,
+        bundles=parts,
+        weights={"order": 1.0, "revenue": 0.1},
+        cursor=cursor,
+        created=cursor,
+        home=home,
+        parent=parent,
+    )
+    storage.write_text(storage.join(home, "release.json"), release.to_json())
+    return release
+
+
+def passed(metric: float, before: float | None) -> Verdict:
+    if before is None:
+        return Verdict(word="promote", reasons=(f"no champion yet; ndcg is {metric:.4f}",))
+    point = metric - before
+    interval = Interval(point=point, low=point - 0.05, high=point + 0.05)
+    reason = f"ndcg {metric:.4f} against the champion's {before:.4f}: difference {point:+.4f}, its lower bound is above −0.03"
+    return Verdict(word="promote", difference=interval, reasons=(reason,))
+
+
+def make_project(folder: Path) -> Project:
+    """An empty project of one use case."""
+    (folder / "use_cases").mkdir(parents=True)
+    (folder / "evermodel.yaml").write_text("profile: local\n")
+    shutil.copy(ROOT / "use_cases" / f"{NAME}.yaml", folder / "use_cases")
+    return Project.open(folder)
+
+
+def live(folder: Path) -> Project:
+    """The project with its story told."""
+    project = make_project(folder)
+    ledger = project.ledger()
+    run(project, ledger, "first", 0, "the first champion", passed(GATE["a"], None))
+    releases = {"a": ledger.champion(NAME)}
+    for n, (who, value, diagnosis) in enumerate(DAYS):
+        if who == "b" and "b" not in releases:
+            decision = ledger.decisions(NAME)[-1]
+            run(project, ledger, decision.retrain_key, n, decision.reason, passed(GATE["b"], 0.5963), decision)
+            releases["b"] = ledger.champion(NAME)
+        if who == "c":
+            decision = ledger.decisions(NAME)[-1]
+            run(project, ledger, decision.retrain_key, n, decision.reason, passed(GATE["c"], 0.6828), decision)
+            releases["c"] = ledger.champion(NAME)
+        watch(ledger, n, releases[who], value, diagnosis)  # type: ignore[arg-type]
+        if who == "c":
+            reason = "orders from the harbour fell by a third since this morning"
+            promotion.rollback(ledger, NAME, now=day(n).end - timedelta(hours=4), actor="anna", reason=reason)
+    hold(project, ledger)
+    return project
+
+
+def watch(ledger: Ledger, n: int, champion: Release, value: float, diagnosis: Diagnosis | None) -> None:
+    """One monitored day, and what was decided after it."""
+    window, end = day(n), day(n).end
+    kinds = {"broken_data": ("data_quality", "feature_drift"), "concept_shift": ("performance",)}
+    alerts = tuple(
+        Alert(use_case=NAME, kind=kind, window=window, champion=champion.id, diagnosis=diagnosis)  # type: ignore[arg-type]
+        for kind in (kinds.get(diagnosis, ("feature_drift", "prediction_drift")) if diagnosis else ())
+    )
+    newest = n == len(DAYS) - 1
+    who = DAYS[n][0]
+    report = MonitoringReport(
+        use_case=NAME,
+        window=window,
+        champion=champion.id,
+        rows=2264,
+        matured_rows=640 if newest else 2136,
+        metric="ndcg",
+        performance=None if newest else value,
+        estimate=value if newest else None,
+        reference=GATE[who],
+        alerts=alerts,
+    )
+    ledger.record_window(report, now=end)
+    for alert in alerts:
+        ledger.record_alert(alert, now=end)
+    retrains = diagnosis in ("concept_shift", "covariate_shift")
+    reasons = {
+        None: f"no alert against champion {champion.id}",
+        "broken_data": f"broken data in {window} (data_quality, feature_drift): the window is quarantined and never trained on",
+        "concept_shift": f"concept_shift: performance in {window}, at least 1 of the last 1 windows alerted; 6464 new rows",
+        "covariate_shift": f"covariate_shift: feature_drift, prediction_drift in {window}, at least 1 of the last 1 windows alerted; 8344 new rows",
+    }
+    ledger.record_decision(
+        Decision(
+            use_case=NAME,
+            at=end,
+            action="retrain" if retrains else "keep",
+            reason=reasons[diagnosis],  # type: ignore[index]
+            champion=champion.id,
+            windows=(Window(start=champion.cursor, end=end),) if retrains else (),
+            trigger=window if diagnosis else None,
+            diagnosis=diagnosis or "unknown",
+            alerts=tuple(alert.id for alert in alerts),
+        )
+    )
+
+
+def run(
+    project: Project,
+    ledger: Ledger,
+    key: str,
+    n: int,
+    reason: str,
+    verdict: Verdict,
+    decision: Decision | None = None,
+) -> Promotion:
+    """A run that ends in a promotion, eleven minutes after day n began."""
+    start = day(n).start
+    champion = ledger.champion(NAME)
+    assert ledger.claim(key, owner="pipeline", now=start, seconds=3600)
+    assert ledger.start_run(
+        key, use_case=NAME, decision_id=decision.id if decision else None, owner="pipeline", now=start
+    )
+    before = champion.id if champion else None
+    release = release_of(project, key, cursor=start - timedelta(hours=6), parent=before)
+    ended = start + timedelta(minutes=11, seconds=40)
+    row = promotion.promote(
+        ledger, release, verdict=verdict, expected=before, now=ended, actor="pipeline", reason=reason
+    )
+    ledger.finish_run(key, state="promoted", result={"release": release.id, "verdict": "promote"}, now=ended)
+    return row
+
+
+def hold(project: Project, ledger: Ledger) -> None:
+    """A judged challenger that the gate holds, with all that a run leaves on disk."""
+    at, champion = day(len(DAYS)).start, ledger.champion(NAME)
+    assert champion is not None
+    key, home = HELD_RUN, project.profile.place(NAME, "turns", HELD_RUN)
+    ledger.claim(key, owner="pipeline", now=at, seconds=3600)
+    ledger.start_run(key, use_case=NAME, decision_id=None, owner="pipeline", now=at)
+    release = release_of(project, key, cursor=at, parent=champion.id)
+    reason = "ndcg 0.7310 against the champion's 0.7291: difference +0.0019, its lower bound −0.0412 is below −0.03"
+    verdict = Verdict(word="hold", difference=Interval(point=0.0019, low=-0.0412, high=0.0450), reasons=(reason,))
+    uri, case = project.find(NAME)
+    plan = Plan(
+        use_case=NAME,
+        use_case_uri=uri,
+        use_case_digest=case.digest(),
+        data_version="1",
+        code_version="3",
+        windows=(Window(start=champion.cursor, end=at),),
+        mode="stateful",
+        parent=champion,
+        champion=champion,
+        trigger=None,
+        now=at,
+        key=key,
+        reason="asked for",
+    )
+    rows = TrainingSet(
+        use_case=NAME,
+        windows=plan.windows,
+        gate_window=day(11),
+        replay_window=None,
+        train=Ref(uri="nowhere", digest="0"),
+        gate=Ref(uri="nowhere", digest="0"),
+        replay=None,
+        rows=10,
+        gate_rows=5,
+        replay_rows=0,
+        row_digest="0",
+        data_version="1",
+        cursor=at,
+    )
+    report = EvaluationReport(
+        use_case=NAME,
+        challenger=release.id,
+        champion=champion.id,
+        rows=5,
+        window=day(11),
+        metric="ndcg",
+        metrics={"ndcg": 0.7310},
+        champion_metrics={"ndcg": 0.7291},
+        baselines={},
+        model_bytes=100,
+        milliseconds_per_row=0.1,
+        verdict=verdict,
+    )
+    for name, artifact in (("plan", plan), ("training_set", rows), ("report", report)):
+        storage.write_text(storage.join(home, f"{name}.json"), artifact.to_json())
+    ledger.record_release(release, now=at, verdict=verdict)
+    ended = at + timedelta(minutes=9, seconds=5)
+    ledger.finish_run(key, state="held", result={"release": release.id, "verdict": "hold"}, now=ended)

@@ -1,0 +1,70 @@
+"""The service as it is started: by `evermodel ui` or as a module, on an address that fits who may call."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from evermodel.control.__main__ import serve, serving_url
+from evermodel.errors import UseCaseError
+from evermodel.workflow import Project
+from tests.support.ledger_history import NAME
+from tests.unit.control.control_cases import token, write_tokens
+
+
+def test_without_tokens_it_listens_to_this_machine_alone(told: Project) -> None:
+    with pytest.raises(UseCaseError, match=r"listens on 127\.0\.0\.1 only"):
+        serve(told, host="0.0.0.0")
+
+
+def test_a_short_session_key_is_refused(told: Project, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short")
+    with pytest.raises(UseCaseError, match="at least 32 bytes"):
+        serve(told, key=str(tmp_path / "key"))
+
+
+def test_serving_is_asked_where_kuberay_puts_it(told: Project) -> None:
+    profile = told.profile
+    assert serving_url(profile) == "http://127.0.0.1:8000"
+    in_cluster = profile.model_copy(update={"rayservice": "evermodel-serving"})
+    assert serving_url(in_cluster) == "http://evermodel-serving-serve-svc:8000"
+    assert serving_url(in_cluster.model_copy(update={"serve_url": "http://x"})) == "http://x"
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_it_starts_answers_and_stops(project: Project, tmp_path: Path, tokens: bool) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "evermodel.cli", "ui", "--port", str(port)]
+    if tokens:
+        path = write_tokens(tmp_path / "tokens.json")
+        command = ["-m", "evermodel.control", "--port", str(port), "--tokens", str(path)]
+    environment = {**os.environ, "EVERMODEL_PROJECT": str(project.profile.root)}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+            while True:
+                try:
+                    assert httpx.get(f"{url}/readyz", trust_env=False).json() == {"ready": True}
+                    break
+                except httpx.TransportError:
+                    assert time.monotonic() < end and process.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.1)
+            headers = {"authorization": f"Bearer {token('eve')}"} if tokens else {}
+            assert len(httpx.get(f"{url}/api/v1/{NAME}/runs", headers=headers, trust_env=False).json()) == 4
+            assert httpx.get(f"{url}/", trust_env=False).status_code == (401 if tokens else 200)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+    assert token("eve") not in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -1,0 +1,110 @@
+"""The train and the batch step with a RayJob: what they hand over, what the job's own process leaves, and the result.
+
+The stand-in cluster does what a real one does with the entry point: it runs it, in a process of its own. One worker
+gives the plain loop's bits, so the release must be the one of training in the step itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evermodel import bundle, storage, workflow
+from evermodel.errors import EvermodelError
+from evermodel.execution import entrypoint
+from evermodel.features import training_set
+from evermodel.serving.batch import read_batch, scored
+from evermodel.workflow import Project
+from tests.support.pump_use_case import LIVE, NAME, PER_DAY, readings, write_readings, write_use_case
+from tests.unit.execution.kubernetes_server import Cluster, kubernetes
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+NOW = LIVE[0].start
+TEMPLATE = "kind: RayJob\napiVersion: ray.io/v1\nspec: {rayClusterSpec: {workerGroupSpecs: [{groupName: w}]}}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    root = tmp_path / "project"
+    write_use_case(root)
+    (root / "evermodel.yaml").write_text("profile: local\nray_job: rayjob.yaml\nnum_workers: 1\n")
+    (root / "rayjob.yaml").write_text(TEMPLATE)
+    write_readings(tmp_path / "data", readings())
+    found = Project.open(root)
+    workflow.ingest(found, NAME, data_dir=tmp_path / "data", now=NOW)
+    return found
+
+
+def carry_out(project: Project) -> Any:
+    """The step at which a RayJob's entry point is run."""
+
+    def step(found: dict[str, Any]) -> None:
+        environment = {
+            **os.environ, "EVERMODEL_PROJECT": str(project.profile.root), "RAY_ADDRESS": "local", "NODE_NAME": "node-1",
+        }  # fmt: skip
+        command = [sys.executable, *shlex.split(found["spec"]["entrypoint"])[1:]]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        good = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+        bad = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": done.stderr}
+        found["status"] = bad if done.returncode else good
+
+    return step
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    with kubernetes(tmp_path) as (found, config):
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        found.script["rayjobs"] = [carry_out(project)]
+        yield found
+
+
+def test_training_and_scoring_on_a_ray_job_give_what_the_step_itself_gives(project: Project, cluster: Cluster) -> None:
+    plan = workflow.plan(project, NAME, now=NOW)
+    assert workflow.claim(project, plan, owner="test", now=NOW)
+    rows = workflow.build_training_set(project, plan)
+    release = workflow.train(project, plan, rows)
+    assert cluster.applied("rayjobs") == 1 and not cluster.objects
+    assert storage.read_text(project.turn(plan, "workers.json")) == (
+        '[{"epoch":0,"node":"node-1","objective":"failed","rank":0}]'
+    )
+    assert workflow.train(project, plan, rows) == release and cluster.applied("rayjobs") == 1, "it is done"
+    here = entrypoint.train(plan, rows, out=project.turn(plan), num_workers=0)
+    for mine, other in zip(here.bundles, release.bundles, strict=True):
+        plain, packed = bundle.open_bundle(mine), bundle.open_bundle(other)
+        assert {name: value.tobytes() for name, value in packed.weights.items()} == {
+            name: value.tobytes() for name, value in plain.weights.items()
+        }
+        assert packed.manifest.row_digest == plain.manifest.row_digest
+    assert project.ledger().find_release(NAME, release.id) == release, "recorded by the step: the job knows no ledger"
+
+    report = workflow.evaluate(project, plan, rows, release)
+    workflow.promote(project, plan, release, report, actor="test", override="for the batch below")
+    cluster.script["rayjobs"] = [carry_out(project)]
+    scores = read_batch(workflow.predict_batch(project, NAME, window=LIVE[0], now=LIVE[0].end))
+    assert cluster.applied("rayjobs") == 2 and scores.num_rows == PER_DAY
+    _, case = project.find(NAME)
+    asked = training_set.rows(case, project.log(case), window=LIVE[0], now=LIVE[0].end, labelled=False)
+    plain = scored(case, bundle.open_release(release), asked).sort_by("row_id")
+    assert scores["score"].to_pylist() == pytest.approx(plain["score"].to_pylist())
+    workflow.predict_batch(project, NAME, window=LIVE[0], now=LIVE[0].end)
+    assert cluster.applied("rayjobs") == 2, "the same rows by the same release are scored once"
+
+
+def test_what_a_job_says_of_its_failure_reaches_the_step(project: Project, cluster: Cluster) -> None:
+    plan = workflow.plan(project, NAME, now=NOW)
+    workflow.claim(project, plan, owner="test", now=NOW)
+    rows = workflow.build_training_set(project, plan)
+    changed = plan.model_copy(update={"use_case_digest": "0" * 64})
+    with pytest.raises(
+        EvermodelError, match=r"failed \(FAILED\): .* the use case is not the one .* \(digest 000000000000\)"
+    ):
+        workflow.train(project, changed, rows)
+    assert not storage.exists(project.turn(plan, "release.json"))

@@ -1,0 +1,122 @@
+"""A small world whose faults are known, because they are planted here: rows, scores and labels from one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from evermodel.monitoring.drift import Reference
+from evermodel.monitoring.monitor import monitor
+from evermodel.records import MonitoringReport, Window, micros
+from evermodel.use_case import UseCase
+
+TEXT = """
+name: shop
+framing: binary
+entities: [{name: user, key: user}]
+sources:
+  - name: visits
+    reader: csv
+    path: visits.csv
+    event_time: {field: at}
+    fields:
+      - {name: user, type: string}
+      - {name: age, min: 0, max: 120}
+      - {name: weight}
+      - {name: speed}
+      - {name: height}
+      - {name: town, type: string}
+      - {name: bought, type: bool}
+predict: {source: visits}
+labels: [{name: bought, kind: column, delay: 1h}]
+features:
+  - {name: age, kind: column}
+  - {name: weight, kind: column}
+  - {name: speed, kind: column}
+  - {name: height, kind: column}
+  - {name: town, kind: column, encode: hash}
+  - {name: hour, kind: calendar, part: hour}
+objectives: [{name: buy, label: bought}]
+evaluation: {metric: accuracy}
+monitoring: {window: 7d, minimum_rows: 100, performance_drop: 0.05}
+business:
+  - {name: sales, unit: EUR, outcome: label, value: 2, field: weight}
+  - {name: wasted, unit: EUR, outcome: false_positive, value: -1}
+"""
+START = datetime(2026, 1, 5, tzinfo=UTC)
+WEEK = timedelta(days=7)
+
+SERVED = Window(start=START + 4 * WEEK, end=START + 5 * WEEK)
+
+
+@dataclass(frozen=True)
+class World:
+    """How rows come about: what moved since the model was trained, which knows only the unmoved world."""
+
+    shift: float = 0.0  # of weight and speed, in standard deviations
+    slope: float = 1.0  # of the concept: −1 turns it round
+    positives: float | None = None  # rows are drawn so that this share of them is positive
+
+    def rows(self, count: int, seed: int, *, start: datetime = START) -> pa.Table:
+        """Served rows with every label known: count rows evenly over a week."""
+        rng = np.random.default_rng(seed)
+        size = count * 8 if self.positives is not None else count
+        weight, speed = rng.normal(70 + 10 * self.shift, 10, size), rng.gamma(4, 10 + 10 * self.shift, size)
+        signal = (weight - 70) / 10 + (speed - 40) / 20
+        odds = 1.5 * signal - 0.5
+        bought = rng.random(size) < 1 / (1 + np.exp(-(1.5 * self.slope * signal - 0.5)))
+        if self.positives is not None:
+            wanted = round(count * self.positives)
+            keep = np.concatenate([np.flatnonzero(bought)[:wanted], np.flatnonzero(~bought)[: count - wanted]])
+            keep = rng.permutation(keep)
+            weight, speed, odds, bought = weight[keep], speed[keep], odds[keep], bought[keep]
+        step = int(WEEK.total_seconds() * 1e6) // count
+        score = 1 / (1 + np.exp(-odds))
+        return pa.table(
+            {
+                "row_id": np.arange(count) + seed * 1_000_000,
+                "event_time": pa.array(micros(start) + np.arange(count) * step).cast(pa.timestamp("us", tz="UTC")),
+                "user": pa.array([f"u{number}" for number in rng.integers(0, 10_000, count)]),
+                "age": rng.integers(18, 90, count).astype(np.float64),
+                "weight": weight,
+                "speed": speed,
+                "height": rng.normal(1.7, 0.1, count),
+                "town": pa.array(rng.choice(["rome", "oslo", "bonn"], count, p=[0.5, 0.3, 0.2])),
+                "label:bought": bought.astype(np.float64),
+                "score": score,
+                "score:buy": score,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A champion's reference, and what monitoring says of a window."""
+
+    case: UseCase
+    reference: Reference
+    window: Window = SERVED
+
+    def look(self, rows: pa.Table, *, now: datetime | None = None) -> MonitoringReport:
+        return monitor(
+            self.case, rows, self.reference, window=self.window, now=now or self.window.end + WEEK, champion="c"
+        )
+
+    def serve(self, world: World = World(), *, count: int = 336, seed: int = 1) -> pa.Table:
+        return world.rows(count, seed, start=self.window.start)
+
+    def diagnoses(self, rows: pa.Table, *, now: datetime | None = None) -> dict[str, str]:
+        return {alert.kind: alert.diagnosis for alert in self.look(rows, now=now).alerts}
+
+    def having(self, **changes: object) -> Shop:
+        """The same with other monitoring settings."""
+        monitoring = self.case.monitoring.model_copy(update=changes)
+        return replace(self, case=self.case.model_copy(update={"monitoring": monitoring}))
+
+
+def put(rows: pa.Table, column: str, values: object) -> pa.Table:
+    """The table with a column replaced."""
+    return rows.set_column(rows.column_names.index(column), column, pa.array(values))

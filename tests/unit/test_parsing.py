@@ -1,0 +1,72 @@
+"""Texts that people and orchestrators give, as values."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from evermodel.errors import UseCaseError
+from evermodel.parsing import moment, span, spans
+from evermodel.records import Window, canonical_json
+
+MAY = datetime(2026, 5, 1, tzinfo=UTC)
+WEEK = Window(start=MAY, end=MAY + timedelta(days=7))
+
+
+@pytest.mark.parametrize("text", ["2026-05-01T00:00:00Z", "2026-05-01T00:00:00+00:00", "2026-05-01T02:00:00+02:00"])
+def test_a_moment_is_utc_whatever_its_zone(text: str) -> None:
+    assert moment(text) == MAY
+    assert moment(text).tzinfo is UTC
+
+
+def test_an_empty_moment_is_the_clocks() -> None:
+    before = datetime.now(UTC)
+    assert before <= moment("") <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tomorrow", "'tomorrow' is no ISO 8601 time; write 2026-01-31T12:00:00Z"),
+        ("2026-05-01T00:00:00", "has no zone; write it with Z or an offset"),
+        ("2026-05-01", "has no zone"),
+    ],
+)
+def test_a_moment_without_a_meaning_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(UseCaseError, match=said):
+        moment(text)
+
+
+def test_a_window_is_read_as_it_is_written() -> None:
+    assert span("2026-05-01T00:00:00Z..2026-05-08T00:00:00Z") == WEEK
+    assert span(str(WEEK)) == WEEK, "as it stands in a log"
+    assert span(WEEK.to_json()) == WEEK, "as it travels between components"
+    assert span("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2026-05-01T00:00:00Z", "write START..END in ISO 8601, half-open"),
+        ("2026-05-08T00:00:00Z..2026-05-01T00:00:00Z", "is not before its end"),
+        ("2026-05-01T00:00:00Z..", "write START..END"),
+        ("..2026-05-01T00:00:00Z", "write START..END"),
+        ('{"start": "2026-05-01T00:00:00Z"}', "Field required"),
+        ("{start}", "Invalid JSON"),
+    ],
+)
+def test_a_window_without_a_meaning_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(UseCaseError, match=said):
+        span(text)
+
+
+def test_several_windows() -> None:
+    other = Window(start=WEEK.end, end=WEEK.end + timedelta(days=1))
+    assert spans(f"{WEEK}, {other}") == (WEEK, other)
+    assert spans(canonical_json([one.model_dump(mode="json") for one in (WEEK, other)])) == (WEEK, other)
+    assert spans("") == spans("[]") == ()
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", '["2026-05-01T00:00:00Z"]'])
+def test_a_list_without_a_meaning_is_an_error(text: str) -> None:
+    with pytest.raises(UseCaseError, match=r"windows? "):
+        spans(text)
