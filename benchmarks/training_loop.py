@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
 from evermodel.features.transforms import InputSpec
-from evermodel.training.torch.loop import Batchable, Schedule, make_learner, run
+from evermodel.training.torch.loop import EncodedRows, Schedule, make_learner, run
 from evermodel.training.torch.modules import build
 from evermodel.training.torch.objectives import Task
 from evermodel.use_case import Model
@@ -44,7 +44,7 @@ def main() -> int:
     return 0 if options.small or ratio >= BOUND else 1
 
 
-def compare(data: Batchable, batch_size: int, repeats: int) -> float:
+def compare(data: EncodedRows, batch_size: int, repeats: int) -> float:
     """How many times as fast ours is, by the medians of turns taken; the final weights must agree."""
     for train in (ours, theirs):  # imports and first allocations are nobody's time
         train(data.part(slice(0, 2000)), batch_size)
@@ -62,12 +62,12 @@ def compare(data: Batchable, batch_size: int, repeats: int) -> float:
     return peer / seconds
 
 
-def make_data(rows: int) -> Batchable:
+def make_data(rows: int) -> EncodedRows:
     rng = np.random.default_rng(0)
     dense = rng.normal(size=(rows, len(SPEC.dense))).astype(np.float32)
     ids = np.zeros((rows, 0), dtype=np.int64)
     targets = (dense[:, 0] + rng.normal(size=rows) > 0).astype(np.float32)
-    return Batchable(
+    return EncodedRows(
         torch.from_numpy(dense), torch.from_numpy(ids), torch.from_numpy(targets), torch.ones(rows, dtype=torch.float32)
     )
 
@@ -76,7 +76,7 @@ def task() -> Task:
     return Task("y", "binary", "bce", 1.0, None, (1.0, 1.0))
 
 
-def ours(data: Batchable, batch_size: int) -> tuple[float, Tensor]:
+def ours(data: EncodedRows, batch_size: int) -> tuple[float, Tensor]:
     """(seconds, final weights) of one epoch."""
     learner = make_learner(
         build(MODEL, SPEC, 1, seed=0),
@@ -90,7 +90,7 @@ def ours(data: Batchable, batch_size: int) -> tuple[float, Tensor]:
     return time.perf_counter() - began, flat(learner.module)
 
 
-def theirs(data: Batchable, batch_size: int) -> tuple[float, Tensor]:
+def theirs(data: EncodedRows, batch_size: int) -> tuple[float, Tensor]:
     """The same by torch's recipe, in the order that our generator gives."""
     module = build(MODEL, SPEC, 1, seed=0).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.0)

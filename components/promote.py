@@ -13,5 +13,5 @@ def promote(plan: str, release: str, report: str, registered: str) -> str:
     with project.recording(todo, "promote", now=todo.now):
         word = workflow.promote(project, todo, Release.from_json(release), verdict, actor="pipeline")
         if registered:
-            workflow.project_aliases(project, todo.use_case)
+            workflow.sync_aliases(project, todo.use_case)
     return word

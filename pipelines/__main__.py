@@ -11,7 +11,7 @@ import typer
 from kfp import compiler, local
 from kfp.dsl.base_component import BaseComponent
 
-from evermodel.errors import EvermodelError, UseCaseError, nearest
+from evermodel.errors import EvermodelError, InputError, nearest
 from evermodel.execution.kubeflow.platform import PLATFORM
 from evermodel.execution.kubernetes_job import take_over
 from evermodel.ledger import Failure
@@ -138,7 +138,7 @@ def main() -> None:
         app()
     except EvermodelError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UseCaseError) else 1)
+        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

@@ -29,15 +29,15 @@ from evermodel import storage
 from evermodel import use_case as use_cases
 from evermodel.credentials import Tokens
 from evermodel.errors import ServingError
-from evermodel.serving.answers import Answer, Choice, Question
+from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from evermodel.serving.api import create_api
-from evermodel.serving.model_manager import LiveModels, Watch
+from evermodel.serving.model_manager import ChampionWatcher, ModelManager
 from evermodel.serving.predictor import FeatureReader, GivenFeatures, stored_columns
 from evermodel.serving.request_log import RequestLog
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from evermodel.use_case import UseCase
 
-Call = tuple[str, Sequence[Question], Choice]
+Call = tuple[str, Sequence[PredictionRequest], ClassSelection]
 QUIET = LoggingConfig(enable_access_log=False, log_level="WARNING")
 TELEMETRY_OFF = {"DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 # A Ray of our own, maybe on a busy laptop: its workers would have nice 15, so that all else came before an answer, and
@@ -114,49 +114,53 @@ class Models:
         cases = {name: use_cases.load(uri) for name, uri in args.use_cases.items()}
         readers = {name: _reader(case, args) for name, case in cases.items()}
         opener = partial(open_release, device="cuda" if args.num_gpus else "cpu")
-        self._live = LiveModels(cases, readers, opener=opener, clock=_now, load_seconds=args.load_seconds)
+        self._live = ModelManager(cases, readers, opener=opener, clock=_now, load_seconds=args.load_seconds)
         self._answer.set_max_batch_size(max(case.serving.max_batch_size for case in cases.values()))  # type: ignore[attr-defined]
         self._answer.set_batch_wait_timeout_s(min(case.serving.batch_wait for case in cases.values()) * 1e-6)  # type: ignore[attr-defined]
-        self._watch: Watch | None = None
+        self._watch: ChampionWatcher | None = None
         if args.ledger:
             from evermodel.ledger import Ledger
 
-            self._watch = Watch(Ledger(args.ledger), self._live, seconds=args.poll_seconds)
+            self._watch = ChampionWatcher(Ledger(args.ledger), self._live, seconds=args.poll_seconds)
             self._watch.look()
             self._watch.start()
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve's `user_config`, live: loaded and tried off the event loop, then swapped. See `LiveModels.apply`."""
+        """Serve's `user_config`, live: loaded and tried off the event loop, then swapped. See `ModelManager.apply`."""
         await asyncio.to_thread(self._live.apply, config)
 
-    async def answer(self, name: str, questions: Sequence[Question], choice: Choice) -> list[Answer]:
+    async def answer(
+        self, name: str, questions: Sequence[PredictionRequest], choice: ClassSelection
+    ) -> list[Prediction]:
         """One request's questions, in order; nothing where the use case has no model yet."""
-        found: list[Answer] = await self._answer((name, questions, choice))
+        found: list[Prediction] = await self._answer((name, questions, choice))
         return found
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
-    async def _answer(self, calls: list[Call]) -> list[list[Answer]]:
+    async def _answer(self, calls: list[Call]) -> list[list[Prediction]]:
         """Requests that came together, scored together: by use case and choice, in one table each."""
-        groups: dict[tuple[str, Choice], list[int]] = {}
+        groups: dict[tuple[str, ClassSelection], list[int]] = {}
         for i, (name, _, choice) in enumerate(calls):
             groups.setdefault((name, choice), []).append(i)
         done = await asyncio.gather(
             *(self._together(*key, [calls[i][1] for i in index]) for key, index in groups.items())
         )
-        answers: list[list[Answer]] = [[] for _ in calls]
+        answers: list[list[Prediction]] = [[] for _ in calls]
         for index, found in zip(groups.values(), done, strict=True):
             for i, part in zip(index, found, strict=True):
                 answers[i] = part
         return answers
 
-    async def _together(self, name: str, choice: Choice, asked: list[Sequence[Question]]) -> list[list[Answer]]:
+    async def _together(
+        self, name: str, choice: ClassSelection, asked: list[Sequence[PredictionRequest]]
+    ) -> list[list[Prediction]]:
         predictor = self._live.get(name)
         if predictor is None:
             return [[] for _ in asked]
         questions = [question for part in asked for question in part]
         answers = await asyncio.to_thread(predictor.answer, questions, choice)
         owner = [i for i, part in enumerate(asked) for _ in part]
-        parts: list[list[Answer]] = [[] for _ in asked]
+        parts: list[list[Prediction]] = [[] for _ in asked]
         for i, answer in enumerate(answers):  # every shadow arm's answers come after, for the same questions in order
             parts[owner[i % len(owner)]].append(answer)
         return parts
@@ -187,7 +191,7 @@ class Ingress:
         # takes the requests of the others with it until the head has noticed. Ray names no public word for it yet.
         models._init(_prefer_local_routing=True)
         self._args, self._models = args, models
-        self._desk = Desk(cases, self._ask, logs, max_waiting=args.max_ongoing_requests)
+        self._desk = PredictionService(cases, self._ask, logs, max_waiting=args.max_ongoing_requests)
         self._tokens = Tokens.from_file(args.tokens_file) if args.tokens_file else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -199,7 +203,9 @@ class Ingress:
             tokens=self._tokens,
         )
 
-    async def _ask(self, name: str, questions: Sequence[Question], choice: Choice) -> Sequence[Answer]:
+    async def _ask(
+        self, name: str, questions: Sequence[PredictionRequest], choice: ClassSelection
+    ) -> Sequence[Prediction]:
         try:
             return list(await self._models.answer.remote(name, questions, choice))
         except BackPressureError:

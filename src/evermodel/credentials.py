@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from evermodel import storage
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 
 Role = Literal["admin", "viewer", "alertmanager", "service", "caller"]
 MAX_BYTES = 1024 * 1024
@@ -69,7 +69,7 @@ class Tokens:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokens:
-        """UseCaseError where there is no such file, or it isn't the list that it should be."""
+        """InputError where there is no such file, or it isn't the list that it should be."""
         return cls(path)
 
     def check(self, header: str | None) -> Caller | None:
@@ -106,7 +106,7 @@ class Tokens:
         try:
             found = os.stat(self._path)
         except OSError as error:
-            raise UseCaseError(f"tokens file {self._path}: {error.strerror}") from None
+            raise InputError(f"tokens file {self._path}: {error.strerror}") from None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> tuple[Entry, ...]:
@@ -114,13 +114,13 @@ class Tokens:
             data = storage.read_bytes(self._path, limit=MAX_BYTES)
             entries = TypeAdapter(tuple[Entry, ...]).validate_json(data)
         except OSError as error:
-            raise UseCaseError(f"tokens file {self._path}: {error.strerror}") from None
+            raise InputError(f"tokens file {self._path}: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise UseCaseError(f"tokens file {self._path}: {where}: {first['msg']}") from None
+            raise InputError(f"tokens file {self._path}: {where}: {first['msg']}") from None
         if len({entry.sha256 for entry in entries}) != len(entries):
-            raise UseCaseError(f"tokens file {self._path}: one token is in it twice; each caller needs one of its own")
+            raise InputError(f"tokens file {self._path}: one token is in it twice; each caller needs one of its own")
         return entries
 
 

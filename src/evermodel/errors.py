@@ -1,7 +1,8 @@
 """Every error that Evermodel raises on purpose.
 
     EvermodelError
-    ├── UseCaseError          the use-case file: what, where, the nearest valid name
+    ├── InputError            what a person gave (an argument, a setting, a name): what, where, the nearest valid name
+    │   └── UseCaseError      the same of the use-case file
     ├── DataError             a source or batch that can't be read as declared
     │   └── LeakageError      a feature that knows the label
     ├── IntegrityError        stored bytes differ from their manifest (bundle, event log, training set)
@@ -22,7 +23,11 @@ class EvermodelError(Exception):
     """The root: catch this to catch all that Evermodel raises on purpose."""
 
 
-class UseCaseError(EvermodelError):
+class InputError(EvermodelError):
+    """An argument, a setting or a name that a person gave is wrong."""
+
+
+class UseCaseError(InputError):
     """The use-case file is wrong at a named place."""
 
 

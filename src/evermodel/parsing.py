@@ -1,11 +1,11 @@
-"""Texts that people and orchestrators give, as values: an empty text is an absent value; a bad one is a UseCaseError."""
+"""Texts that people and orchestrators give, as values: an empty text is an absent value; a bad one is a InputError."""
 
 import json
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.records import Window
 
 
@@ -16,9 +16,9 @@ def moment(text: str) -> datetime:
     try:
         value = datetime.fromisoformat(text)
     except ValueError:
-        raise UseCaseError(f"{text!r} is no ISO 8601 time; write 2026-01-31T12:00:00Z") from None
+        raise InputError(f"{text!r} is no ISO 8601 time; write 2026-01-31T12:00:00Z") from None
     if value.tzinfo is None:
-        raise UseCaseError(f"time {text!r} has no zone; write it with Z or an offset")
+        raise InputError(f"time {text!r} has no zone; write it with Z or an offset")
     return value.astimezone(UTC)
 
 
@@ -31,10 +31,10 @@ def span(text: str) -> Window | None:
             return Window.from_json(text)
         start, dots, end = text.partition("..")
         if not (dots and start.strip() and end.strip()):
-            raise UseCaseError(f"window {text!r}: write START..END in ISO 8601, half-open")
+            raise InputError(f"window {text!r}: write START..END in ISO 8601, half-open")
         return Window(start=moment(start), end=moment(end))
     except ValidationError as error:
-        raise UseCaseError(f"window {text!r}: {error.errors()[0]['msg']}") from None
+        raise InputError(f"window {text!r}: {error.errors()[0]['msg']}") from None
 
 
 def spans(text: str) -> tuple[Window, ...]:
@@ -45,7 +45,7 @@ def spans(text: str) -> tuple[Window, ...]:
         try:
             found = [span(json.dumps(item)) for item in json.loads(text)]
         except json.JSONDecodeError as error:
-            raise UseCaseError(f"windows {text!r}: {error}") from None
+            raise InputError(f"windows {text!r}: {error}") from None
     else:
         found = [span(part.strip()) for part in text.split(",")]
     return tuple(window for window in found if window is not None)

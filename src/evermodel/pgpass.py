@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from evermodel import storage
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 
 
 def write_passfile(url: str, folder: str | Path) -> tuple[str, Path | None]:
@@ -21,7 +21,7 @@ def write_passfile(url: str, folder: str | Path) -> tuple[str, Path | None]:
     if source is None:
         return url, None
     if parsed.get_backend_name() != "postgresql":
-        raise UseCaseError(f"{parsed}: password_file is PostgreSQL's")
+        raise InputError(f"{parsed}: password_file is PostgreSQL's")
     parsed = parsed.difference_update_query(["password_file"])
     password = storage.read_text(str(source)).rstrip("\n")
     entry = [parsed.host or "*", str(parsed.port or 5432), "*", parsed.username or "*", password]

@@ -16,7 +16,7 @@ from pydantic import ValidationError, field_serializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evermodel import storage
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 
 MARKER = "evermodel.yaml"
 PASSWORD = re.compile(r"(://[^/:@]*:)[^@]*@")  # of a URI
@@ -64,11 +64,11 @@ class Profile(BaseSettings):
 
     @property
     def scratch_folder(self) -> Path:
-        """A local folder for what nobody reads later. UseCaseError where the state is elsewhere and none is named."""
+        """A local folder for what nobody reads later. InputError where the state is elsewhere and none is named."""
         if self.scratch is not None:
             return self.root / self.scratch
         if (path := storage.local_path(self.state_uri)) is None:
-            raise UseCaseError(f"{self.root / MARKER}: state is {self.state}; name a local folder as `scratch`")
+            raise InputError(f"{self.root / MARKER}: state is {self.state}; name a local folder as `scratch`")
         return path
 
     @property
@@ -90,7 +90,7 @@ class Profile(BaseSettings):
             uri = self.online_store.format(state=self.state_uri)
             return uri if "://" in uri else str(self.root / uri)
         if storage.local_path(self.state_uri) is None:
-            raise UseCaseError(
+            raise InputError(
                 f"{self.root / MARKER}: state is {self.state}; name an `online_store`, redis://… or a path"
             )
         return storage.join(self.state_uri, "online.db")
@@ -111,29 +111,29 @@ def find_project(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / MARKER).is_file():
             return folder
-    raise UseCaseError(f"no {MARKER} in {here} or above: run in a project directory, or make one by `evermodel init`")
+    raise InputError(f"no {MARKER} in {here} or above: run in a project directory, or make one by `evermodel init`")
 
 
 def load_profile(start: Path | None = None) -> Profile:
-    """Read the project's `evermodel.yaml`; UseCaseError with the nearest valid key where one is unknown."""
+    """Read the project's `evermodel.yaml`; InputError with the nearest valid key where one is unknown."""
     root = find_project(start)
     try:
         values = yaml.safe_load(storage.read_text(root / MARKER)) or {}
     except yaml.YAMLError as error:
-        raise UseCaseError(f"{root / MARKER}: {error}") from None
+        raise InputError(f"{root / MARKER}: {error}") from None
     if not isinstance(values, dict):
-        raise UseCaseError(f"{root / MARKER}: a profile is a mapping, such as `num_workers: 2`")
+        raise InputError(f"{root / MARKER}: a profile is a mapping, such as `num_workers: 2`")
     known = Profile.model_fields.keys() - {"root"}  # which is where the file lies
     for key in values:
         if key not in known:
-            raise UseCaseError(f"{root / MARKER}: unknown key {key!r}; {nearest(str(key), known)}")
+            raise InputError(f"{root / MARKER}: unknown key {key!r}; {nearest(str(key), known)}")
     environment = {key for key in Profile.model_fields if _environment_has(key)}
     try:
         return Profile(root=root, **{key: value for key, value in values.items() if key not in environment})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UseCaseError(f"{root / MARKER}: {where} = {first['input']!r}: {first['msg']}") from None
+        raise InputError(f"{root / MARKER}: {where} = {first['input']!r}: {first['msg']}") from None
 
 
 def _environment_has(key: str) -> bool:

@@ -23,18 +23,18 @@ RUN_STATES: dict[VerdictWord, Literal["promoted", "held", "rejected"]] = {
     "hold": "held",
     "reject": "rejected",
 }
-MICROSECOND = 1_000_000
+MICROS_PER_SECOND = 1_000_000
 
 
 def micros(time: datetime) -> int:
     """Microseconds since the epoch, exact (no float on the way)."""
     delta = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * MICROSECOND + delta.microseconds
+    return (delta.days * 86_400 + delta.seconds) * MICROS_PER_SECOND + delta.microseconds
 
 
 def from_micros(value: int) -> datetime:
     """The aware UTC time of `value` microseconds since the epoch."""
-    seconds, rest = divmod(int(value), MICROSECOND)
+    seconds, rest = divmod(int(value), MICROS_PER_SECOND)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
@@ -123,8 +123,8 @@ class TrainingManifest(Artifact):
     mode: Mode
     windows: tuple[Window, ...]
     gate_window: Window | None = None
-    replay_rows: int = 0
-    replay_window: Window | None = None
+    rehearsal_rows: int = 0
+    rehearsal_window: Window | None = None
     trigger: Window | None = None
     rows: int
     epochs: int
@@ -155,13 +155,13 @@ class TrainingSet(Artifact):
     use_case: str
     windows: tuple[Window, ...]  # of the fresh rows trained on
     gate_window: Window
-    replay_window: Window | None
+    rehearsal_window: Window | None
     train: Ref
     gate: Ref
     replay: Ref | None
     rows: int
     gate_rows: int
-    replay_rows: int
+    rehearsal_rows: int
     row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
     data_version: str
     cursor: Time
@@ -354,7 +354,7 @@ class MonitoredWindow(Artifact):
     alerted: bool
 
 
-class Standing(Artifact):
+class PolicyState(Artifact):
     """What the ledger knows at one instant about a use case, as far as `decide` needs it."""
 
     use_case: str

@@ -8,7 +8,7 @@ this repository has them at its top.
 from pathlib import Path
 
 from evermodel import storage
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.profile import MARKER
 
 PARTS = ("pipelines", "components", "feature_repo", "serving")
@@ -20,13 +20,13 @@ def _origin() -> Path:
 
 
 def write_project(folder: Path, template: str) -> list[Path]:
-    """Write the project; the paths written. UseCaseError where the folder isn't empty or the template isn't there."""
+    """Write the project; the paths written. InputError where the folder isn't empty or the template isn't there."""
     origin = _origin()
     templates = {path.stem: path for path in sorted((origin / "use_cases").glob("*.yaml"))}
     if template not in templates:
-        raise UseCaseError(f"no template {template!r}; {nearest(template, templates)}")
+        raise InputError(f"no template {template!r}; {nearest(template, templates)}")
     if folder.exists() and any(folder.iterdir()):
-        raise UseCaseError(f"{folder} is not empty; name a new folder")
+        raise InputError(f"{folder} is not empty; name a new folder")
     files = {Path("use_cases") / f"{template}.yaml": templates[template], Path(MARKER): origin / MARKER}
     for part in PARTS:
         for path in sorted((origin / part).rglob("*")):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from evermodel.errors import ConflictError, IntegrityError, UseCaseError
+from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.failpoint import failpoint
 
 ROUNDS = 5  # of a conditional put that the store asks us to try again
@@ -145,7 +145,7 @@ def _put_object(uri: str, data: bytes, *, exclusive: bool) -> None:
     """One put, of all or nothing, where a stream that breaks may leave a part under the name."""
     parts = urlsplit(uri)
     if parts.scheme != "s3":
-        raise UseCaseError(f"{uri}: {parts.scheme}:// is read only, its puts can't be exclusive; use a path or s3://")
+        raise InputError(f"{uri}: {parts.scheme}:// is read only, its puts can't be exclusive; use a path or s3://")
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
     name = {"Bucket": parts.netloc, "Key": unquote(parts.path).strip("/")}

@@ -55,7 +55,9 @@ def test_the_first_alert_is_the_drift_and_its_run_trains_on_it_alone(
     run = next(run for run in life["retrains"] if run["trigger"] == {"start": alert["start"], "end": alert["end"]})
     assert all(_window(span).start >= drift for span in run["trained_on"])
     assert _window(run["trained_on"][0]).start <= _window(alert).start < _window(run["trained_on"][-1]).end
-    assert run["replay_rows"] > 0 and _window(run["replay_window"]).end <= drift, "older rows only as named replay"
+    assert run["rehearsal_rows"] > 0 and _window(run["rehearsal_window"]).end <= drift, (
+        "older rows only as named replay"
+    )
 
 
 def test_the_manifest_in_the_bundle_proves_the_windows(lived: tuple[Path, dict[str, Any]]) -> None:

@@ -20,9 +20,9 @@ from evermodel.evaluation.baselines import Baseline, baselines
 from evermodel.evaluation.bootstrap import paired
 from evermodel.evaluation.evaluate import gate_rows
 from evermodel.evaluation.metrics import Sample, figure, sample_of
-from evermodel.features.training_set import TurnRows, rows, turn_rows
+from evermodel.features.training_set import TrainingRows, rows, training_rows
 from evermodel.records import Interval, Window
-from evermodel.retraining.rounds import take_turn
+from evermodel.retraining.rounds import run_round
 from evermodel.serving.predictor import GivenFeatures, Predictor, stored_columns
 from evermodel.training.release import TrainedRelease, train_release
 from evermodel.training.torch.scorer import Scorer
@@ -67,7 +67,7 @@ def test(entree: UseCase, history: pa.Table) -> pa.Table:
 @pytest.fixture(scope="module")
 def summer(
     entree: UseCase, log: EventLog, history: pa.Table, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TurnRows, TrainedRelease]:
+) -> tuple[TrainingRows, TrainedRelease]:
     """The first champion of the file: of every session before July 1998."""
     return trained_until(entree, log, history, SUMMER, tmp_path_factory.mktemp("summer"))
 
@@ -78,11 +78,11 @@ def between(table: pa.Table, start: datetime, end: datetime) -> pa.Table:
 
 def trained_until(
     case: UseCase, log: EventLog, history: pa.Table, end: datetime, out: Path
-) -> tuple[TurnRows, TrainedRelease]:
+) -> tuple[TrainingRows, TrainedRelease]:
     """The first champion, of the sessions before `end`."""
     first = case.training.first
     assert first is not None
-    turn = turn_rows(
+    turn = training_rows(
         case,
         log,
         windows=[Window(start=first.start, end=end)],
@@ -121,7 +121,7 @@ def by_item_and_operation(train: pa.Table, test: pa.Table, by_item: Baseline) ->
 
 
 def test_the_two_tower_beats_transitions(
-    entree: UseCase, test: pa.Table, summer: tuple[TurnRows, TrainedRelease]
+    entree: UseCase, test: pa.Table, summer: tuple[TrainingRows, TrainedRelease]
 ) -> None:
     turn, made = summer
     release = bundle.open_release(made.release)
@@ -158,7 +158,7 @@ def test_the_two_tower_beats_transitions(
 
 
 def test_serving_ranks_the_catalogue_as_the_offline_path_does(
-    entree: UseCase, test: pa.Table, summer: tuple[TurnRows, TrainedRelease]
+    entree: UseCase, test: pa.Table, summer: tuple[TrainingRows, TrainedRelease]
 ) -> None:
     release = bundle.open_release(summer[1].release)
     patient = entree.model_copy(update={"serving": entree.serving.model_copy(update={"deadline": 10_000_000})})
@@ -185,7 +185,7 @@ def test_a_quarter_later_it_goes_on_from_where_it_was(
     _, made = trained_until(entree, log, history, SPRING, tmp_path / "first")
     parent = bundle.open_release(made.release)
     spring = Window(start=SPRING, end=SUMMER)
-    fresh = turn_rows(
+    fresh = training_rows(
         entree,
         log,
         windows=[spring],
@@ -195,7 +195,7 @@ def test_a_quarter_later_it_goes_on_from_where_it_was(
         seed=entree.training.seed,
         rows=history,
     )
-    turn = take_turn(
+    turn = run_round(
         entree, fresh, champion=parent, mode="stateful", trigger=spring, now=KNOWN, out=str(tmp_path / "second")
     )
     (manifest,) = turn.trained.manifests
@@ -206,7 +206,7 @@ def test_a_quarter_later_it_goes_on_from_where_it_was(
     old, new = (hit_rate(entree, judged_release(entree, one, test)) for one in (parent, turn.challenger))
     print(
         f"\nstep 0 loss {manifest.step0_loss:.6f}, parent's {manifest.parent_loss:.6f} on {fresh.train.num_rows} new rows; "
-        f"{manifest.replay_rows} replayed; {len(after) - len(before)} new (item, operation), "
+        f"{manifest.rehearsal_rows} replayed; {len(after) - len(before)} new (item, operation), "
         f"{len(turn.challenger.classes) - len(parent.classes)} new classes; HR@10 on 1998-Q3: parent {old:.4f}, "
         f"after the turn {new:.4f}; rows trained {manifest.rows_trained} against {made.rows_trained}; "
         f"verdict {turn.report.verdict.word}"

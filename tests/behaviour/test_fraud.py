@@ -19,7 +19,7 @@ from evermodel.data.ingest import ingest
 from evermodel.data.leakage import leakage_report, refuse
 from evermodel.errors import LeakageError
 from evermodel.evaluation.metrics import metric
-from evermodel.features.training_set import rows, turn_rows
+from evermodel.features.training_set import rows, training_rows
 from evermodel.records import Window
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, WindowFeature
@@ -57,7 +57,7 @@ def judge(use_case: UseCase, log: EventLog, out: Path) -> Judged:
     first = use_case.training.first
     assert first is not None
     now = TEST.start  # a week after the first window: its labels have come
-    turn = turn_rows(
+    turn = training_rows(
         use_case, log, windows=[first], now=now, champion_cursor=None, mode="from_scratch", seed=use_case.training.seed
     )
     trained = train_release(use_case, turn, parent=None, mode="from_scratch", trigger=None, now=now, out=str(out))

@@ -19,7 +19,7 @@ from evermodel.control.app import create_control
 from evermodel.control.auth.session import SESSION, Sessions
 from evermodel.control.service import Service
 from evermodel.serving.api import create_api
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from evermodel.workflow import Project
 from tests.e2e.cluster import Namespace, name_of, run
 from tests.e2e.deployment import CLIENTS, NAMESPACE, RELEASE, Deployment
@@ -306,7 +306,7 @@ def serving_routes() -> set[str]:
     async def never(*_: Any) -> Any:
         raise AssertionError("nothing is asked here")
 
-    desk = Desk({"restaurants": use_case.load(ROOT / "use_cases" / "restaurants.yaml")}, never, {})
+    desk = PredictionService({"restaurants": use_case.load(ROOT / "use_cases" / "restaurants.yaml")}, never, {})
     try:
         return routes_of(create_api(desk, ready=never, clock=now))
     finally:

@@ -175,7 +175,7 @@ def test_the_same_window_monitored_again_starts_no_second_run(project: Project, 
     run(project, "monitoring", window=window, now=LIVE[-1].end.isoformat())
     assert project.ledger().runs(NAME) == before
     assert told(project.ledger()) == piped
-    assert [report.window for report in project.ledger().windows(NAME)] == list(LIVE)
+    assert [report.window for report in project.ledger().monitoring_reports(NAME)] == list(LIVE)
 
 
 def test_a_finished_key_is_not_granted_again(project: Project, piped: Life) -> None:

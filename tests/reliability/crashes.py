@@ -167,7 +167,7 @@ def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
         decisions=([one.retrain_key for one in decided], [runs[-1].key]),
         trained_on=({(m.trigger, m.windows[0].start) for m in manifests}, {(LIVE[-1], LIVE[0].start)}),
         leases=(ledger.leases(NAME), []),
-        windows=([evaluation.window for report in ledger.windows(NAME)], list(LIVE)),
+        windows=([evaluation.window for report in ledger.monitoring_reports(NAME)], list(LIVE)),
         alerts=({alert.window for alert in ledger.alerts(NAME)}, {LIVE[-1]}),
         errors=(ledger.errors(NAME), []),
     )

@@ -52,7 +52,7 @@ def live(project: Project) -> None:
     _ingest(project, BATCHES[0], FIRST.end)
     if project.ledger().champion(NAME) is None:
         _turn(project, None, FIRST.end)
-    looked = [report.window for report in project.ledger().windows(NAME)]
+    looked = [report.window for report in project.ledger().monitoring_reports(NAME)]
     for number, day in enumerate(LIVE):
         if any(window.start > day.start for window in looked):
             continue  # a scheduler doesn't come back to a day once it is at the next

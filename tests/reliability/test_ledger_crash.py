@@ -56,14 +56,14 @@ def turn(url: str, case: UseCase) -> None:
     ledger.record_window(report, now=NOW)
     ledger.record_alert(alert, now=NOW)
     lease.tidy(ledger, case.name, now=NOW)
-    standing = ledger.standing(case, now=NOW, new_rows=1000)
+    standing = ledger.policy_state(case, now=NOW, new_rows=1000)
     decision = ledger.record_decision(decide(case, ledger.alerts(case.name), standing, now=NOW))
     if decision.action == "keep":
         return
     key, owner = decision.retrain_key, lease.this_process("test")
     granted = lease.begin(ledger, key, use_case=case.name, decision_id=decision.id, owner=owner, now=NOW, seconds=3600)
     if granted:
-        ledger.renew(key, owner=owner, now=NOW, seconds=3600)
+        ledger.renew_lease(key, owner=owner, now=NOW, seconds=3600)
         commit(ledger, SECOND, FIRST.id)
         ledger.finish_run(key, state="promoted", result={"release": SECOND.id}, now=NOW, owner=owner)
 
@@ -91,10 +91,10 @@ def check(url: str, case: UseCase) -> None:
     assert ledger.verify_chain(case.name) == []
     (done,) = ledger.runs(case.name)
     assert (done.state, done.result["release"]) == ("promoted", SECOND.id)
-    assert len(ledger.alerts(case.name)) == len(ledger.windows(case.name)) == 1
+    assert len(ledger.alerts(case.name)) == len(ledger.monitoring_reports(case.name)) == 1
     assert [one.action for one in ledger.decisions(case.name)].count("retrain") == 1
     assert ledger.leases(case.name) == []
-    assert not ledger.standing(case, now=NOW, new_rows=0).running
+    assert not ledger.policy_state(case, now=NOW, new_rows=0).running
 
 
 def test_a_turn_killed_at_every_durable_step_finishes_when_run_again(electricity: UseCase, tmp_path: Path) -> None:

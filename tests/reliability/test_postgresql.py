@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import evermodel
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.ledger import Ledger
 from evermodel.ledger.engine import found_version, make_engine, reading, writing
 from evermodel.ledger.migrate import HEAD, migrate
@@ -86,7 +86,7 @@ def test_a_file_of_an_older_schema_is_brought_up_by_whoever_opens_it(tmp_path: P
 
 
 def test_a_database_that_was_never_migrated_says_what_to_do(url: str) -> None:
-    with pytest.raises(UseCaseError, match=r"schema none, not .*: run `evermodel ledger migrate`"):
+    with pytest.raises(InputError, match=r"schema none, not .*: run `evermodel ledger migrate`"):
         Ledger(url)
     assert found_version(make_engine(url)) is None, "nothing was made on the way"
 

@@ -17,7 +17,7 @@ import pytest
 
 from evermodel import use_case
 from evermodel.bundle import open_bundle
-from evermodel.features.training_set import TurnRows, row_digest
+from evermodel.features.training_set import TrainingRows, row_digest
 from evermodel.records import Window
 from evermodel.training.train import TrainResult, train
 from evermodel.use_case import UseCase
@@ -95,7 +95,7 @@ def running(marker: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def turn() -> TurnRows:
+def turn() -> TrainingRows:
     rng = np.random.default_rng(0)
     count = 500
     x = rng.normal(size=count)
@@ -110,21 +110,21 @@ def turn() -> TurnRows:
         }
     )
     end = times[-1] + timedelta(minutes=1)
-    return TurnRows(
+    return TrainingRows(
         train=rows, gate=rows.slice(0, 1), replay=None, windows=(Window(start=START, end=end),),
-        gate_window=Window(start=end, end=end + timedelta(hours=1)), replay_window=None,
+        gate_window=Window(start=end, end=end + timedelta(hours=1)), rehearsal_window=None,
         row_digest=row_digest(np.arange(count)), cursor=end, data_version="none",
     )  # fmt: skip
 
 
-def fit(case: UseCase, turn: TurnRows, out: Path, num_workers: int, **more: Any) -> TrainResult:
+def fit(case: UseCase, turn: TrainingRows, out: Path, num_workers: int, **more: Any) -> TrainResult:
     call: dict[str, Any] = {"mode": "from_scratch", "parent": None, **more}
     return train(
         case, "y", turn, trigger=None, now=START + timedelta(days=9), out=str(out), num_workers=num_workers, **call
     )
 
 
-def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: TurnRows, tmp_path: Path) -> None:
+def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: TrainingRows, tmp_path: Path) -> None:
     """A stateful turn, so that the workers also open the parent."""
     parent = open_bundle(fit(case, turn, tmp_path / "parent", 0).ref)
     later = replace(turn, cursor=turn.cursor + timedelta(hours=1))
@@ -138,7 +138,7 @@ def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: 
 
 
 def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
-    turn: TurnRows, tmp_path: Path, marker: Path
+    turn: TrainingRows, tmp_path: Path, marker: Path
 ) -> None:
     """It goes on from its last epoch."""
     falls = use_case.parse(CASE.replace("FALLS", f"{__name__.rpartition('.')[2]}:falling"))
@@ -154,7 +154,7 @@ def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
     assert {path.name for path in (tmp_path / "lost").iterdir()} == {lost.ref.uri.rsplit("/", 1)[1], "workers.json"}
 
 
-def test_tuning_tries_what_its_seed_suggests(case: UseCase, turn: TurnRows, tmp_path: Path) -> None:
+def test_tuning_tries_what_its_seed_suggests(case: UseCase, turn: TrainingRows, tmp_path: Path) -> None:
     from evermodel.training.tuning import judge, tune_objective, with_trial
 
     found = tune_objective(case, "y", turn, num_trials=2, seed=1, out=str(tmp_path))

@@ -20,7 +20,7 @@ from evermodel import storage, workflow
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError
 from evermodel.features.online_store import OnlineStore, materialize, open_store
-from evermodel.features.packed_store import Store
+from evermodel.features.packed_store import KeyValueStore
 from evermodel.ledger.engine import make_engine, reading
 from evermodel.workflow import Project
 from tests.support import ROOT
@@ -42,7 +42,7 @@ def uri(server: Server) -> str:
 
 
 @pytest.fixture
-def store(server: Server, uri: str) -> Iterator[Store]:
+def store(server: Server, uri: str) -> Iterator[KeyValueStore]:
     found = open_store(uri, password_file=str(server.password_file), timeout_s=2.0)
     found.drop("v")
     found.define("v", numbers=["a"], texts=["t"])
@@ -50,11 +50,11 @@ def store(server: Server, uri: str) -> Iterator[Store]:
     found.close()
 
 
-def row(store: Store, key: str, at: int, value: float) -> None:
+def row(store: KeyValueStore, key: str, at: int, value: float) -> None:
     store.write("v", [key], np.array([at]), np.array([[value]]), [["t"]])
 
 
-def test_a_restart_is_over_with_the_next_call(server: Server, store: Store) -> None:
+def test_a_restart_is_over_with_the_next_call(server: Server, store: KeyValueStore) -> None:
     row(store, "x", 1, 1.0)
     server.stop()
     with pytest.raises(FeatureStoreError, match=rf"redis://127\.0\.0\.1:{server.port}/0: "):
@@ -94,7 +94,7 @@ def test_a_password_comes_from_its_file_and_is_in_no_message(server: Server, uri
     assert store.read("w", ["x"]).column("a") == [None]
 
 
-def test_a_read_is_one_round_trip_whatever_it_asks_for(store: Store, uri: str, server: Server) -> None:
+def test_a_read_is_one_round_trip_whatever_it_asks_for(store: KeyValueStore, uri: str, server: Server) -> None:
     keys = [f"k{number}" for number in range(3000)]
     store.write("v", keys, np.arange(3000), np.zeros((3000, 1)), [["t"]] * 3000)
     sent: list[int] = []
@@ -106,7 +106,7 @@ def test_a_read_is_one_round_trip_whatever_it_asks_for(store: Store, uri: str, s
     assert len(sent) == 1
 
 
-def test_of_two_writers_at_once_the_newer_row_stays(server: Server, uri: str, store: Store) -> None:
+def test_of_two_writers_at_once_the_newer_row_stays(server: Server, uri: str, store: KeyValueStore) -> None:
     """Compare and set are one step in the server: without it, a late writer of an old row may win."""
     barrier = threading.Barrier(2)
 
@@ -127,7 +127,9 @@ def test_of_two_writers_at_once_the_newer_row_stays(server: Server, uri: str, st
     assert store.read("v", ["x"]).column("a") == [399.0]
 
 
-def test_a_view_defined_anew_takes_no_rows_of_the_old_kind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_defined_anew_takes_no_rows_of_the_old_kind(
+    store: KeyValueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A writer that read the view before somebody changed it must not pack rows that a reader would take apart wrongly."""
     names = store._names  # type: ignore[attr-defined]
 

@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from evermodel import bundle, storage, workflow
 from evermodel.data.events import EventLog
-from evermodel.errors import ConflictError, IntegrityError, UseCaseError
+from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.records import TrainingManifest, Window
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
@@ -134,7 +134,7 @@ def test_a_store_that_is_gone_is_an_error_and_not_a_wait(place: str) -> None:
         storage.create_bytes(f"s3://evermodel/x?{query}", b"x")
     with pytest.raises(OSError, match=r"evermodel"):
         storage.read_bytes(f"s3://evermodel/x?{query}")
-    with pytest.raises(UseCaseError, match="read only"):
+    with pytest.raises(InputError, match="read only"):
         storage.create_bytes("gs://bucket/x", b"x")
 
 
@@ -220,7 +220,7 @@ def test_the_small_loop_keeps_its_state_there(
         rows = ledger.promotions("pumps")
         assert [row.release.home.startswith("s3://") for row in rows] == [state.startswith("s3://")] * 2
         digests = [part.digest for row in rows for part in row.release.bundles]
-        told.append((digests, [report.performance for report in ledger.windows("pumps")]))
+        told.append((digests, [report.performance for report in ledger.monitoring_reports("pumps")]))
     assert told[0] == told[1]
 
 
@@ -251,5 +251,5 @@ def test_a_run_that_is_not_there_is_answered_by_the_nearest_one(
     project = Project.open(tmp_path)
     for key in ("0123abcd", "fedc9876"):
         storage.write_text(project.profile.place("pumps", "turns", key, "release.json"), "{}")
-    with pytest.raises(UseCaseError, match=r"no trained run '0123abce'; did you mean '0123abcd'\?"):
+    with pytest.raises(InputError, match=r"no trained run '0123abce'; did you mean '0123abcd'\?"):
         workflow.read_run(project, "pumps", "0123abce")

@@ -31,16 +31,16 @@ from evermodel import storage
 from evermodel.bundle import open_release
 from evermodel.features.online_store import views as online_views
 from evermodel.features.packed_store import PackedStore
-from evermodel.features.training_set import TurnRows
+from evermodel.features.training_set import TrainingRows
 from evermodel.ledger import Ledger
 from evermodel.records import Release, Window, micros
-from evermodel.serving.answers import Answer, Choice, Question
+from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from evermodel.serving.api import create_api
 from evermodel.serving.batch import predict_batch, read_batch
 from evermodel.serving.model_manager import LiveConfig
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, parse
 from tests.support import ROOT
@@ -105,13 +105,13 @@ def make_release(shop: UseCase, out: Path, *, seed: int) -> Release:
         }
     )
     window = Window(start=times[0], end=NOW)
-    turn = TurnRows(
+    turn = TrainingRows(
         train=rows,
         gate=rows,
         replay=None,
         windows=(window,),
         gate_window=window,
-        replay_window=None,
+        rehearsal_window=None,
         row_digest="0" * 64,
         cursor=NOW,
         data_version="0" * 64,
@@ -140,14 +140,14 @@ def app(shop: UseCase, electricity: UseCase, releases: list[Release], tmp_path_f
     cases = {"shop": shop, "electricity": electricity}
     live = Predictor(shop, open_release(releases[0]), GivenFeatures(shop, {}))
 
-    async def ask(name: str, questions: Sequence[Question], choice: Choice) -> list[Answer]:
+    async def ask(name: str, questions: Sequence[PredictionRequest], choice: ClassSelection) -> list[Prediction]:
         return live.answer(questions, choice) if name == "shop" else []
 
     async def ready() -> dict[str, Any]:
         return {"ready": True, "use_cases": {}}
 
     root = tmp_path_factory.mktemp("log")
-    desk = Desk(cases, ask, {name: RequestLog(str(root / name)) for name in cases})
+    desk = PredictionService(cases, ask, {name: RequestLog(str(root / name)) for name in cases})
     yield create_api(desk, ready=ready, clock=lambda: NOW)
     desk.close()
 

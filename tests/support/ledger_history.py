@@ -179,7 +179,7 @@ def run(
     """A run that ends in a promotion, eleven minutes after day n began."""
     start = day(n).start
     champion = ledger.champion(NAME)
-    assert ledger.claim(key, owner="pipeline", now=start, seconds=3600)
+    assert ledger.claim_lease(key, owner="pipeline", now=start, seconds=3600)
     assert ledger.start_run(
         key, use_case=NAME, decision_id=decision.id if decision else None, owner="pipeline", now=start
     )
@@ -198,7 +198,7 @@ def hold(project: Project, ledger: Ledger) -> None:
     at, champion = day(len(DAYS)).start, ledger.champion(NAME)
     assert champion is not None
     key, home = HELD_RUN, project.profile.place(NAME, "turns", HELD_RUN)
-    ledger.claim(key, owner="pipeline", now=at, seconds=3600)
+    ledger.claim_lease(key, owner="pipeline", now=at, seconds=3600)
     ledger.start_run(key, use_case=NAME, decision_id=None, owner="pipeline", now=at)
     release = release_of(project, key, cursor=at, parent=champion.id)
     reason = "ndcg 0.7310 against the champion's 0.7291: difference +0.0019, its lower bound −0.0412 is below −0.03"
@@ -223,13 +223,13 @@ def hold(project: Project, ledger: Ledger) -> None:
         use_case=NAME,
         windows=plan.windows,
         gate_window=day(11),
-        replay_window=None,
+        rehearsal_window=None,
         train=Ref(uri="nowhere", digest="0"),
         gate=Ref(uri="nowhere", digest="0"),
         replay=None,
         rows=10,
         gate_rows=5,
-        replay_rows=0,
+        rehearsal_rows=0,
         row_digest="0",
         data_version="1",
         cursor=at,

@@ -52,7 +52,7 @@ training:
   epochs: 4
   batch_size: 64
   learning_rate: 0.03
-  stateful: {epochs: 8, batch_size: 32, learning_rate: 0.03, replay_share: 0.05}
+  stateful: {epochs: 8, batch_size: 32, learning_rate: 0.03, rehearsal_share: 0.05}
 evaluation: {metric: accuracy, baselines: [random, majority]}
 gate: {share: 0.3, margin: 0.1, resamples: 100}
 monitoring: {window: 1d, minimum_rows: 100, performance_drop: 0.1}

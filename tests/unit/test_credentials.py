@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evermodel.credentials import Caller, Refusal, Tokens, admit
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 
 
 def entry(name: str, token: str, role: str = "admin") -> dict[str, Any]:
@@ -89,14 +89,14 @@ def test_a_session_ends_with_its_token(tmp_path: Path) -> None:
 def test_a_wrong_file_is_refused_without_quoting_it(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "t.json"
     path.write_text(text)
-    with pytest.raises(UseCaseError) as error:
+    with pytest.raises(InputError) as error:
         Tokens.from_file(path)
     assert said in str(error.value) and "canary" not in str(error.value)
     assert entry("ops", "one")["sha256"] not in str(error.value)
 
 
 def test_no_file_is_no_service(tmp_path: Path) -> None:
-    with pytest.raises(UseCaseError, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         Tokens.from_file(tmp_path / "t.json")
 
 

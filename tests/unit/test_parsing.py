@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.parsing import moment, span, spans
 from evermodel.records import Window, canonical_json
 
@@ -32,7 +32,7 @@ def test_an_empty_moment_is_the_clocks() -> None:
     ],
 )
 def test_a_moment_without_a_meaning_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(UseCaseError, match=said):
+    with pytest.raises(InputError, match=said):
         moment(text)
 
 
@@ -55,7 +55,7 @@ def test_a_window_is_read_as_it_is_written() -> None:
     ],
 )
 def test_a_window_without_a_meaning_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(UseCaseError, match=said):
+    with pytest.raises(InputError, match=said):
         span(text)
 
 
@@ -68,5 +68,5 @@ def test_several_windows() -> None:
 
 @pytest.mark.parametrize("text", ["[", "[1]", '["2026-05-01T00:00:00Z"]'])
 def test_a_list_without_a_meaning_is_an_error(text: str) -> None:
-    with pytest.raises(UseCaseError, match=r"windows? "):
+    with pytest.raises(InputError, match=r"windows? "):
         spans(text)

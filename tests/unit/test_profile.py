@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.profile import find_project, load_profile
 
 
@@ -33,7 +33,7 @@ def test_the_environment_may_name_it(
 
 
 def test_outside_a_project_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UseCaseError, match=r"no evermodel\.yaml in .* or above"):
+    with pytest.raises(InputError, match=r"no evermodel\.yaml in .* or above"):
         find_project(tmp_path)
 
 
@@ -51,9 +51,9 @@ def test_state_elsewhere_takes_what_lies_in_it_along(root: Path) -> None:
     profile = load_profile(root)
     assert profile.place("fraud") == "s3://models/evermodel/fraud"
     assert profile.ledger_url == "postgresql://db/evermodel"
-    with pytest.raises(UseCaseError, match="name an `online_store`"):
+    with pytest.raises(InputError, match="name an `online_store`"):
         _ = profile.online_features
-    with pytest.raises(UseCaseError, match="name a local folder as `scratch`"):
+    with pytest.raises(InputError, match="name a local folder as `scratch`"):
         _ = profile.scratch_folder
 
 
@@ -109,11 +109,11 @@ def test_an_empty_file_is_the_defaults(root: Path) -> None:
 )
 def test_a_wrong_value_is_said_with_its_place(root: Path, text: str, said: str) -> None:
     (root / "evermodel.yaml").write_text(text)
-    with pytest.raises(UseCaseError, match=said):
+    with pytest.raises(InputError, match=said):
         load_profile(root)
 
 
 def test_a_wrong_value_of_the_environment_is_said_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERMODEL_NUM_WORKERS", "many")
-    with pytest.raises(UseCaseError, match=r"num_workers"):
+    with pytest.raises(InputError, match=r"num_workers"):
         load_profile(root)

@@ -43,7 +43,7 @@ from evermodel.records import (
 )
 from evermodel.registry.promotion import promote
 from evermodel.retraining.policy import decide, schedule_alert
-from evermodel.retraining.rounds import Turn, take_turn
+from evermodel.retraining.rounds import Turn, run_round
 from evermodel.serving.batch import scored
 from evermodel.use_case import UseCase
 
@@ -133,9 +133,9 @@ def first_champion(use_case: UseCase, history: History, *, out: str) -> Turn:
     first = use_case.training.first
     assert first is not None
     now = use_case.training.live or first.end
-    turn = take_turn(
+    turn = run_round(
         use_case,
-        _turn_rows(use_case, history, (first,), now=now, cursor=None, mode="from_scratch"),
+        _training_rows(use_case, history, (first,), now=now, cursor=None, mode="from_scratch"),
         champion=None,
         mode="from_scratch",
         trigger=None,
@@ -149,7 +149,7 @@ def first_champion(use_case: UseCase, history: History, *, out: str) -> Turn:
     return turn
 
 
-def _turn_rows(
+def _training_rows(
     use_case: UseCase,
     history: History,
     windows: Sequence[Window],
@@ -157,8 +157,8 @@ def _turn_rows(
     now: datetime,
     cursor: datetime | None,
     mode: Literal["stateful", "from_scratch"],
-) -> training_set.TurnRows:
-    return training_set.turn_rows(
+) -> training_set.TrainingRows:
+    return training_set.training_rows(
         use_case,
         history.log,
         windows=windows,
@@ -211,7 +211,7 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     if now >= history.end:
         return  # history is over: nobody would be served by a new champion
     raised = _look(life, now)
-    standing = life.ledger.standing(life.use_case, now=now, new_rows=_new_rows(life, history, now))
+    standing = life.ledger.policy_state(life.use_case, now=now, new_rows=_new_rows(life, history, now))
     due = schedule_alert(life.use_case, standing, now=now)
     if due is not None and life.ledger.record_alert(due, now=now):
         raised.append(due)
@@ -254,13 +254,13 @@ def _new_rows(life: Life, history: History, now: datetime) -> int:
 
 def _retrain(life: Life, history: History, decision: Decision, now: datetime, progress: Progress) -> None:
     champion, key = life.champion, decision.retrain_key
-    life.ledger.claim(key, owner="replay", now=now, seconds=1)
+    life.ledger.claim_lease(key, owner="replay", now=now, seconds=1)
     if not life.ledger.start_run(key, use_case=life.use_case.name, decision_id=decision.id, owner="replay", now=now):
         return  # one run a key, in a replay too
-    rows = _turn_rows(
+    rows = _training_rows(
         life.use_case, history, decision.windows, now=now, cursor=champion.release.cursor, mode=decision.mode
     )
-    turn = take_turn(
+    turn = run_round(
         life.use_case,
         rows,
         champion=champion,
@@ -311,8 +311,8 @@ def _retrain_story(decision: Decision, turn: Turn, parent: Release) -> dict[str,
         "step0_loss": _mean([manifest.step0_loss for manifest in manifests]),
         "parent_loss": _mean([manifest.parent_loss for manifest in manifests]),
         "rows": manifests[0].rows,
-        "replay_rows": manifests[0].replay_rows,
-        "replay_window": _span(manifests[0].replay_window) if manifests[0].replay_window else None,
+        "rehearsal_rows": manifests[0].rehearsal_rows,
+        "rehearsal_window": _span(manifests[0].rehearsal_window) if manifests[0].rehearsal_window else None,
         "gate_window": _span(manifests[0].gate_window) if manifests[0].gate_window else None,
         "rows_trained": turn.trained.rows_trained,
         "seconds": turn.trained.seconds,

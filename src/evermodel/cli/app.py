@@ -15,7 +15,7 @@ import typer
 from evermodel import use_case as use_cases
 from evermodel.cli import groups
 from evermodel.cli.output import DataDir, Now, Output, UseCaseName, progress, show
-from evermodel.errors import EvermodelError, GateError, UseCaseError
+from evermodel.errors import EvermodelError, GateError, InputError
 from evermodel.ledger.lease import this_process
 from evermodel.parsing import moment, span, spans
 from evermodel.records import Plan, Release, TrainingSet
@@ -71,7 +71,7 @@ def ingest_stream(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     project = Project.open()
     if project.profile.broker is None:
-        raise UseCaseError("the profile names no broker: write `broker: host:9092` into evermodel.yaml")
+        raise InputError("the profile names no broker: write `broker: host:9092` into evermodel.yaml")
     cases = {case.name: (uri, case) for uri, case in map(project.find, use_case)}
 
     def refresh(name: str) -> None:
@@ -85,7 +85,7 @@ def ingest_stream(
         refresh=refresh,
         clock=lambda: moment(""),
         status=StreamStatus(),
-        pace=kafka.Pace(batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds),
+        pace=kafka.BatchSchedule(batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds),
     )
     with ingester.status.serve(host, port):
         ingester.run(kafka.until_terminated())
@@ -105,16 +105,16 @@ def train(
     from evermodel import workflow
 
     project, at = Project.open(), moment(now)
-    todo = workflow.plan(
+    plan = workflow.plan(
         project, use_case, now=at, windows=spans(window), mode=workflow.mode_of(mode), parent=parent, reason=reason
     )
-    if not workflow.claim(project, todo, owner=this_process("cli"), now=at):
-        raise EvermodelError(f"run {todo.key} is finished, or somebody else's: evaluate it, or name another window")
-    with project.recording(todo, "train", now=at):
-        rows = workflow.build_training_set(project, todo)
-        progress(f"{rows.rows} rows to train on, {rows.replay_rows} replayed, {rows.gate_rows} to judge on")
-        release = workflow.train(project, todo, rows)
-    show({"key": todo.key, "release": release.id, "rows": rows.rows, "home": release.home}, output)
+    if not workflow.claim(project, plan, owner=this_process("cli"), now=at):
+        raise EvermodelError(f"run {plan.key} is finished, or somebody else's: evaluate it, or name another window")
+    with project.recording(plan, "train", now=at):
+        rows = workflow.build_training_set(project, plan)
+        progress(f"{rows.rows} rows to train on, {rows.rehearsal_rows} replayed, {rows.gate_rows} to judge on")
+        release = workflow.train(project, plan, rows)
+    show({"key": plan.key, "release": release.id, "rows": rows.rows, "home": release.home}, output)
 
 
 def _run(project: Project, use_case: str, key: str) -> tuple[Plan, TrainingSet, Release]:
@@ -129,8 +129,8 @@ def evaluate(use_case: UseCaseName, key: str, output: Output = "table") -> None:
     from evermodel import workflow
 
     project = Project.open()
-    todo, rows, release = _run(project, use_case, key)
-    report = workflow.evaluate(project, todo, rows, release)
+    plan, rows, release = _run(project, use_case, key)
+    report = workflow.evaluate(project, plan, rows, release)
     show(
         {
             "verdict": report.verdict.word,
@@ -157,11 +157,11 @@ def promote(
     from evermodel import workflow
 
     project = Project.open()
-    todo, _, release = _run(project, use_case, key)
+    plan, _, release = _run(project, use_case, key)
     report = workflow.read_report(release)
-    workflow.register(project, todo, release, report)
-    word = workflow.promote(project, todo, release, report, actor="cli", override=override or None)
-    workflow.project_aliases(project, todo.use_case)
+    workflow.register(project, plan, release, report)
+    word = workflow.promote(project, plan, release, report, actor="cli", override=override or None)
+    workflow.sync_aliases(project, plan.use_case)
     show({"release": release.id, "verdict": word}, output)
     if word != "promote":
         raise typer.Exit(3)
@@ -176,7 +176,7 @@ def rollback(
 
     project = Project.open()
     row = workflow.rollback(project, use_case, now=moment(now), actor="cli", reason=reason)
-    workflow.project_aliases(project, row.use_case)
+    workflow.sync_aliases(project, row.use_case)
     show({"champion": row.release.id, "previous": row.previous, "version": row.version}, output)
 
 
@@ -278,16 +278,16 @@ def replay(
     """Live a history as if it were happening, once a policy, and compare: how often should I retrain?"""
     from evermodel.backtest.backtest import POLICIES
     from evermodel.backtest.backtest import replay as live
-    from evermodel.reports.charts import plot_replay
+    from evermodel.reports.charts import plot_backtest
 
     wanted = policy or list(POLICIES)
     for name in wanted:
         if name not in POLICIES:
-            raise UseCaseError(f"policy {name!r}: write one of {', '.join(POLICIES)}")
+            raise InputError(f"policy {name!r}: write one of {', '.join(POLICIES)}")
     case = use_cases.load(use_case if use_case.endswith((".yaml", ".yml")) else Project.open().find(use_case)[0])
     case = case if seed is None else use_cases.with_seed(case, seed)
     result = live(case, data_dir=data, out=out, policies=wanted, progress=progress)  # type: ignore[arg-type]
-    plot_replay(result, out / "replay.png")
+    plot_backtest(result, out / "replay.png")
     if output == "json":
         print(json.dumps(result))
         return
@@ -350,7 +350,7 @@ def main() -> None:
     except GateError as error:
         print(f"gate not passed: {error}", file=sys.stderr)
         sys.exit(3)
-    except UseCaseError as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except EvermodelError as error:

@@ -75,15 +75,15 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
     demo.say(f"project {project.profile.root}, use case {NAME}")
     _history(demo, settings.history)
     days = _days(case, settings.history.end, settings.live_windows)
-    todo = [day for day in days if not storage.exists(_marker(demo, day))]
-    demo.reused += [f"live day {day.start:%m-%d}" for day in days if day not in todo]
-    if todo or project.ledger().champion(case.name) is None:
+    plan = [day for day in days if not storage.exists(_marker(demo, day))]
+    demo.reused += [f"live day {day.start:%m-%d}" for day in days if day not in plan]
+    if plan or project.ledger().champion(case.name) is None:
         with feast_applied(demo), ray() as address:
             demo.say(f"one Ray for everything: {address}")
             _first_champion(demo, settings.history)
-            if todo:
+            if plan:
                 with served(demo, address):
-                    for day in todo:
+                    for day in plan:
                         _live_day(demo, day)
     from evermodel.reports.run_history import tell
 

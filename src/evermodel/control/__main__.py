@@ -20,10 +20,10 @@ from evermodel.control.actions import Runs
 from evermodel.control.app import create_control
 from evermodel.control.auth.session import Sessions, session_key
 from evermodel.control.rollout.rayservice import RayService
-from evermodel.control.rollout.reconciler import Projector
+from evermodel.control.rollout.reconciler import Reconciler
 from evermodel.control.service import Service, Status, asks_serving
 from evermodel.credentials import Tokens
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.execution.kubernetes_api import KubernetesApi
 from evermodel.parsing import moment
 from evermodel.profile import Profile
@@ -45,7 +45,7 @@ def serve(
 ) -> None:
     """Serve until interrupted. `tokens`, `key`, `serving_token`: files; see `credentials`, `session` and `projector`."""
     if tokens is None and host != LOCAL:
-        raise UseCaseError(f"without --tokens the control service listens on {LOCAL} only, not on {host}")
+        raise InputError(f"without --tokens the control service listens on {LOCAL} only, not on {host}")
     ask = asks_serving(serving_url(project.profile), token_file=serving_token)
     service = Service(
         project, clock=lambda: moment(""), tokens=Tokens.from_file(tokens) if tokens else None, serving=ask
@@ -71,12 +71,12 @@ def serving_url(profile: Profile) -> str:
     return f"http://{profile.rayservice}-serve-svc:8000"
 
 
-def _projector(service: Service, ask: Callable[[], Status]) -> Projector | None:
+def _projector(service: Service, ask: Callable[[], Status]) -> Reconciler | None:
     """The projector of a profile that names a RayService; elsewhere serving watches the ledger itself."""
     profile = service.project.profile
     if profile.rayservice is None:
         return None
-    return Projector(service, RayService(KubernetesApi.connect(profile.namespace), profile.rayservice), ask)
+    return Reconciler(service, RayService(KubernetesApi.connect(profile.namespace), profile.rayservice), ask)
 
 
 def _resume(runs: Runs, *, attempts: int = 30, seconds: float = 10.0) -> None:
@@ -119,7 +119,7 @@ def main() -> int:
         )
     except EvermodelError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2 if isinstance(error, UseCaseError) else 1
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

@@ -100,7 +100,7 @@ def retrain(
     ConflictError where a run is going on, or there is nothing to train on.
     """
     case, now = service.case(name), service.clock()
-    standing = service.ledger.standing(case, now=now, new_rows=0)
+    standing = service.ledger.policy_state(case, now=now, new_rows=0)
     if standing.running or runs.is_busy(name):
         raise ConflictError(f"{name}: a retrain is running; one at a time")
     chosen: Mode = workflow.mode_of(mode) or ("stateful" if standing.champion else "from_scratch")
@@ -148,12 +148,12 @@ def promote(
 ) -> tuple[Release, EvaluationReport]:
     """Make the judged release of run `key` the champion; GateError where the gate says otherwise and isn't overridden."""
     service.case(name)
-    todo, _, release = workflow.read_run(service.project, name, key)
+    plan, _, release = workflow.read_run(service.project, name, key)
     report = workflow.read_report(release)
     said = report.verdict
     if said.word != "promote" and not override:
         raise GateError(f"the gate says {said.word}: {'; '.join(said.reasons)}")
-    asked = todo.model_copy(update={"now": service.clock(), "reason": reason})
+    asked = plan.model_copy(update={"now": service.clock(), "reason": reason})
     against = override and said.word != "promote"
     workflow.promote(service.project, asked, release, report, actor=actor, override=reason if against else None)
     follow(service, name)

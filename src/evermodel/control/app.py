@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from evermodel.control.actions import Runs
 from evermodel.control.api.metrics import Projection, figures
 from evermodel.control.api.routes import add_api
-from evermodel.control.auth.middleware import HEADERS, PROGRAMS, Door
+from evermodel.control.auth.middleware import HEADERS, PROGRAMS, AuthMiddleware
 from evermodel.control.auth.session import Sessions
 from evermodel.control.service import Service, Unknown
 from evermodel.control.ui.pages import Pages, add_pages
-from evermodel.errors import ConflictError, EvermodelError, GateError, IntegrityError, UseCaseError
+from evermodel.errors import ConflictError, EvermodelError, GateError, InputError, IntegrityError
 
 #: By class, the first that fits: status, code, and a title for a page.
 ERRORS: tuple[tuple[type[Exception], int, str, str], ...] = (
@@ -26,7 +26,7 @@ ERRORS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (GateError, 409, "gate_not_passed", "The gate isn't passed"),
     (ConflictError, 409, "conflict", "Not as it was"),
     (IntegrityError, 409, "not_whole", "Not whole"),
-    (UseCaseError, 422, "invalid", "Not valid"),
+    (InputError, 422, "invalid", "Not valid"),
     (EvermodelError, 422, "refused", "Refused"),
     (SQLAlchemyError, 503, "ledger_down", "The ledger doesn't answer"),
 )
@@ -41,7 +41,7 @@ def create_control(
     app = FastAPI(
         title="Evermodel control", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
     )
-    app.add_middleware(Door, tokens=service.tokens, sessions=sessions)
+    app.add_middleware(AuthMiddleware, tokens=service.tokens, sessions=sessions)
     _add_probes(app, service, projection)
     add_api(app, service, runs, projection)
     pages = add_pages(app, service, runs, sessions)

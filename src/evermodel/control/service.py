@@ -15,7 +15,7 @@ import httpx
 from evermodel import storage, workflow
 from evermodel import use_case as use_cases
 from evermodel.credentials import Tokens
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.ledger import Ledger
 from evermodel.use_case import UseCase
 from evermodel.workflow import Project
@@ -23,7 +23,7 @@ from evermodel.workflow import Project
 Status = Mapping[str, Any]
 
 
-class Unknown(UseCaseError):
+class Unknown(InputError):
     """A use case that isn't of this project."""
 
 
@@ -39,7 +39,7 @@ class Service:
     clock: Callable[[], datetime]
     tokens: Tokens | None = None
     serving: Callable[[], Status] | None = None
-    aliases: Callable[[Project, str], object] = workflow.project_aliases
+    aliases: Callable[[Project, str], object] = workflow.sync_aliases
     _ledger: Ledger | None = None
     _cases: dict[str, tuple[tuple[int, int], UseCase]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
@@ -72,7 +72,7 @@ class Service:
         return known[1]
 
     def live(self) -> Status:
-        """What serving says (`LiveModels.status`); `error` where it doesn't answer, nothing where it isn't asked."""
+        """What serving says (`ModelManager.status`); `error` where it doesn't answer, nothing where it isn't asked."""
         if self.serving is None:
             return {"use_cases": {}}
         try:

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evermodel import plugins
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.features.point_in_time import row_features
 from evermodel.records import Check
-from evermodel.use_case import Behaviour, ColumnFeature, CrossFeature, CustomFeature, UseCase
+from evermodel.use_case import BehaviourTest, ColumnFeature, CrossFeature, CustomFeature, UseCase
 
 Floats = NDArray[np.float64]
 Score = Callable[[pa.Table], Floats]
@@ -31,7 +31,7 @@ MOST_ROWS: Final = 2000  # a test asks the model about no more rows than this
 
 
 def run(use_case: UseCase, score: Score, rows: pa.Table, *, rng: np.random.Generator) -> tuple[Check, ...]:
-    """One check a test, on at most MOST_ROWS of the rows; UseCaseError where a test lacks what its kind needs."""
+    """One check a test, on at most MOST_ROWS of the rows; InputError where a test lacks what its kind needs."""
     if not use_case.behaviour:
         return ()
     if rows.num_rows > MOST_ROWS:
@@ -41,7 +41,12 @@ def run(use_case: UseCase, score: Score, rows: pa.Table, *, rng: np.random.Gener
 
 
 def _test(
-    use_case: UseCase, test: Behaviour, score: Score, rows: pa.Table, before: Floats | None, rng: np.random.Generator
+    use_case: UseCase,
+    test: BehaviourTest,
+    score: Score,
+    rows: pa.Table,
+    before: Floats | None,
+    rng: np.random.Generator,
 ) -> Check:
     name = f"behaviour:{test.name}"
     if before is None:
@@ -50,7 +55,7 @@ def _test(
         passed, why = plugins.load(test.call or "", "behaviour")(score, rows)
         return Check(name=name, level=test.level, passed=bool(passed), reason=str(why))
     if test.feature is None:
-        raise UseCaseError(f"behaviour.{test.name}: a test of kind {test.kind} needs a feature")
+        raise InputError(f"behaviour.{test.name}: a test of kind {test.kind} needs a feature")
     after = score(with_column(use_case, rows, test.feature, _changed(test, rows, rng)))
     directed = test.kind == "direction"
     value = _against(test, before, after) if directed else _move(before, after)
@@ -76,11 +81,11 @@ def _put(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Ta
     return rows.set_column(rows.column_names.index(name), name, column)
 
 
-def _changed(test: Behaviour, rows: pa.Table, rng: np.random.Generator) -> pa.Array:
+def _changed(test: BehaviourTest, rows: pa.Table, rng: np.random.Generator) -> pa.Array:
     column = rows[test.feature].combine_chunks()
     if test.kind == "perturbation":
         if test.noise is None:
-            raise UseCaseError(f"behaviour.{test.name}: a perturbation needs noise")
+            raise InputError(f"behaviour.{test.name}: a perturbation needs noise")
         spread = pc.stddev(column).as_py() or 0.0
         return pc.add(column.cast(pa.float64()), pa.array(rng.normal(0.0, test.noise * spread, len(column))))
     if test.set is not None:
@@ -89,7 +94,7 @@ def _changed(test: Behaviour, rows: pa.Table, rng: np.random.Generator) -> pa.Ar
         return pc.add(column.cast(pa.float64()), pa.scalar(test.add))
     if test.kind == "invariance":
         return column.take(pa.array(rng.permutation(len(column))))
-    raise UseCaseError(f"behaviour.{test.name}: a test of direction needs add or set")
+    raise InputError(f"behaviour.{test.name}: a test of direction needs add or set")
 
 
 def _move(before: Floats, after: Floats) -> float:
@@ -97,15 +102,15 @@ def _move(before: Floats, after: Floats) -> float:
     return float((moved if moved.ndim == 1 else moved.sum(axis=1) / 2).mean())
 
 
-def _against(test: Behaviour, before: Floats, after: Floats) -> float:
+def _against(test: BehaviourTest, before: Floats, after: Floats) -> float:
     """The share of rows whose score went against `expect` by more than float32 noise."""
     if test.expect is None or before.ndim != 1:
-        raise UseCaseError(f"behaviour.{test.name}: a test of direction needs expect, and one score a row")
+        raise InputError(f"behaviour.{test.name}: a test of direction needs expect, and one score a row")
     wrong = before - after if test.expect == "up" else after - before
     return float((wrong > 1e-6).mean())
 
 
-def _sentence(test: Behaviour) -> str:
+def _sentence(test: BehaviourTest) -> str:
     change: dict[str, Any] = {"set": test.set, "add": test.add}
     done = next((f"{verb} {value!r}" for verb, value in change.items() if value is not None), "shuffled")
     if test.kind == "perturbation":

@@ -27,7 +27,7 @@ from evermodel.records import EvaluationReport, Release, from_micros, micros
 from evermodel.use_case import METRICS, ColumnFeature, UseCase
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
 
 Floats = NDArray[np.float64]
 ROC_POINTS = 200
@@ -73,7 +73,7 @@ def evaluate(
     use_case: UseCase,
     challenger: Scorer,
     champion: Scorer | None,
-    turn: TurnRows,
+    turn: TrainingRows,
     *,
     now: datetime,
     seed: int = 0,
@@ -137,7 +137,7 @@ def answers(use_case: UseCase, scorer: Scorer, rows: pa.Table) -> Floats:
     return np.asarray(scorer.score(as_served(use_case, rows)), dtype=np.float64)
 
 
-def _check_rows(use_case: UseCase, turn: TurnRows, now: datetime) -> None:
+def _check_rows(use_case: UseCase, turn: TrainingRows, now: datetime) -> None:
     if turn.gate.num_rows == 0:
         return
     newest = pc.max(turn.gate["event_time"]).cast(pa.int64()).as_py()
@@ -283,7 +283,7 @@ def _report(
     use_case: UseCase,
     challenger: Scorer,
     champion: Scorer | None,
-    turn: TurnRows,
+    turn: TrainingRows,
     measured: Measured,
     ours: Scored | None,
     theirs: Scored | None,

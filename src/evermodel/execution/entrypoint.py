@@ -12,7 +12,7 @@ from typing import Literal
 
 from evermodel import bundle, storage
 from evermodel import use_case as use_cases
-from evermodel.errors import EvermodelError, UseCaseError, nearest
+from evermodel.errors import EvermodelError, InputError, nearest
 from evermodel.profile import Profile, load_profile
 from evermodel.records import Artifact, Plan, Release, TrainingSet, canonical_json, sha256
 from evermodel.use_case import UseCase
@@ -111,7 +111,7 @@ def _workers(folder: str, release: Release) -> str:
 def _use_case(uri: str, digest: str) -> UseCase:
     case = use_cases.load(uri)
     if case.digest() != digest:
-        raise UseCaseError(f"{uri}: the use case is not the one that the run was started with (digest {digest[:12]})")
+        raise InputError(f"{uri}: the use case is not the one that the run was started with (digest {digest[:12]})")
     return case
 
 
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 2 or arguments[0] not in READS:
             given = arguments[0] if arguments else ""
-            raise UseCaseError(f"usage: python -m evermodel.execution.entrypoint VERB FOLDER; {nearest(given, READS)}")
+            raise InputError(f"usage: python -m evermodel.execution.entrypoint VERB FOLDER; {nearest(given, READS)}")
         run(arguments[0], arguments[1], load_profile())  # type: ignore[arg-type]
     except EvermodelError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -154,7 +154,7 @@ def print_line(message: str) -> None:
 
 
 @dataclass(frozen=True)
-class Pace:
+class RetryPolicy:
     """How a wait passes: where it says what it sees, how it sleeps, which clock tells how long it has been."""
 
     say: Callable[[str], None] = print_line
@@ -164,16 +164,16 @@ class Pace:
     patience: float = PATIENCE_SECONDS
 
 
-def patiently(ask: Callable[[], Answer], pace: Pace) -> Answer:
-    """Ask a server or a store until there is an answer; EvermodelError once none has come for `pace.patience` seconds."""
-    since = pace.clock()
+def retry(ask: Callable[[], Answer], policy: RetryPolicy) -> Answer:
+    """Ask a server or a store until there is an answer; EvermodelError once none has come for `policy.patience` seconds."""
+    since = policy.clock()
     while True:
         try:
             return ask()
         except OSError as error:  # a ConnectionError is one, and so is what object storage raises
-            if pace.clock() - since > pace.patience:
-                raise EvermodelError(f"{error}; given up after {pace.patience:.0f} s") from None
-            pace.sleep(pace.poll)
+            if policy.clock() - since > policy.patience:
+                raise EvermodelError(f"{error}; given up after {policy.patience:.0f} s") from None
+            policy.sleep(policy.poll)
 
 
 def owner_of_this_pod(api: KubernetesApi) -> Manifest | None:

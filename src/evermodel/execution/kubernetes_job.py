@@ -10,8 +10,8 @@ import copy
 import os
 from dataclasses import dataclass
 
-from evermodel.errors import EvermodelError, UseCaseError
-from evermodel.execution.kubernetes_api import JOBS, KubernetesApi, Manifest, Pace, patiently
+from evermodel.errors import EvermodelError, InputError
+from evermodel.execution.kubernetes_api import JOBS, KubernetesApi, Manifest, RetryPolicy, retry
 from evermodel.execution.ray_job import label, read_template
 from evermodel.ledger import Ledger
 from evermodel.ledger.lease import this_process
@@ -31,21 +31,23 @@ class JobRun:
     reason: str = ""
 
 
-def run_job(profile: Profile, pipeline: str, parameters: dict[str, str], *, pace: Pace | None = None) -> JobRun:
+def run_job(
+    profile: Profile, pipeline: str, parameters: dict[str, str], *, policy: RetryPolicy | None = None
+) -> JobRun:
     """Run a pipeline as a Job, or find the one that runs it or has run it; come back when it has ended."""
-    api, pace = KubernetesApi.connect(profile.namespace), pace or Pace()
+    api, policy = KubernetesApi.connect(profile.namespace), policy or RetryPolicy()
     manifest = filled(read_template(profile, "job"), pipeline, parameters)
     name = manifest["metadata"]["name"]
-    found = patiently(lambda: api.get(JOBS, name), pace)
+    found = retry(lambda: api.get(JOBS, name), policy)
     if found is not None and (_ended(found) or ("", ""))[0] == "Failed":
-        patiently(lambda: api.delete(JOBS, name), pace)
-        while patiently(lambda: api.get(JOBS, name), pace) is not None:
-            pace.sleep(pace.poll)
+        retry(lambda: api.delete(JOBS, name), policy)
+        while retry(lambda: api.get(JOBS, name), policy) is not None:
+            policy.sleep(policy.poll)
         found = None
     if found is None:
-        patiently(lambda: api.apply(JOBS, manifest), pace)
-    pace.say(f"Job {name}: {'applied' if found is None else 'found, and waited for'}")
-    return _wait(api, name, pace)
+        retry(lambda: api.apply(JOBS, manifest), policy)
+    policy.say(f"Job {name}: {'applied' if found is None else 'found, and waited for'}")
+    return _wait(api, name, policy)
 
 
 def filled(template: Manifest, pipeline: str, parameters: dict[str, str]) -> Manifest:
@@ -59,7 +61,7 @@ def filled(template: Manifest, pipeline: str, parameters: dict[str, str]) -> Man
     metadata.update(name=name, labels={**metadata.get("labels", {}), **labels})
     containers = manifest["spec"].get("template", {}).get("spec", {}).get("containers")
     if not containers:
-        raise UseCaseError("job: the template has no container to run a pipeline in")
+        raise InputError("job: the template has no container to run a pipeline in")
     words = ["python", "-m", "pipelines", "run", pipeline, *(f"{key}={value}" for key, value in asked.items())]
     container = containers[0]
     container.pop("command", None)
@@ -74,21 +76,21 @@ def _stem(use_case: str) -> str:
     return use_case.partition("?")[0].rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
-def _wait(api: KubernetesApi, name: str, pace: Pace) -> JobRun:
+def _wait(api: KubernetesApi, name: str, policy: RetryPolicy) -> JobRun:
     told = ""
     while True:
-        found = patiently(lambda: api.get(JOBS, name), pace)
+        found = retry(lambda: api.get(JOBS, name), policy)
         if found is None:
             raise EvermodelError(f"Job {name} was deleted before it had ended")
         status = found.get("status", {})
         state = f"{status.get('active', 0)} active, {status.get('failed', 0)} failed"
         if state != told:
             told = state
-            pace.say(f"Job {name}: {state}")
+            policy.say(f"Job {name}: {state}")
         if (ended := _ended(found)) is not None:
             word, reason = ended
-            return JobRun(name, word == "Complete", patiently(lambda: _log(api, name), pace), reason)
-        pace.sleep(pace.poll)
+            return JobRun(name, word == "Complete", retry(lambda: _log(api, name), policy), reason)
+        policy.sleep(policy.poll)
 
 
 def _ended(found: Manifest) -> tuple[str, str] | None:
@@ -113,5 +115,5 @@ def take_over(ledger: Ledger, use_case: str) -> str:
     me = this_process(f"job/{job}")
     for lease in ledger.leases(use_case):
         if lease.owner.startswith(f"job/{job}@") and lease.owner != me:
-            ledger.release(lease.key, owner=lease.owner)
+            ledger.release_lease(lease.key, owner=lease.owner)
     return me

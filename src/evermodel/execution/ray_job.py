@@ -17,15 +17,15 @@ from typing import Any
 import yaml
 
 from evermodel import storage
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.execution import entrypoint
 from evermodel.execution.kubernetes_api import (
     RAY_JOBS,
     KubernetesApi,
     Manifest,
-    Pace,
+    RetryPolicy,
     owner_of_this_pod,
-    patiently,
+    retry,
 )
 from evermodel.profile import Profile
 from evermodel.records import sha256
@@ -56,7 +56,7 @@ class Ask:
 
 
 def on_ray(
-    profile: Profile, verb: entrypoint.Verb, folder: str, *, key: str, use_case: str, pace: Pace | None = None
+    profile: Profile, verb: entrypoint.Verb, folder: str, *, key: str, use_case: str, policy: RetryPolicy | None = None
 ) -> None:
     """Have `python -m evermodel.execution.entrypoint VERB FOLDER` done on the cluster that the profile's template describes.
 
@@ -65,10 +65,10 @@ def on_ray(
     ask = Ask(verb, folder, key, use_case, entrypoint.inputs(verb, folder))
     if entrypoint.is_done(verb, folder, ask.inputs):
         return
-    api, pace = KubernetesApi.connect(profile.namespace), pace or Pace()
+    api, policy = KubernetesApi.connect(profile.namespace), policy or RetryPolicy()
     template = read_template(profile, "ray_job")
-    owner = patiently(lambda: owner_of_this_pod(api), pace)
-    Waiting(api, ask, filled(template, ask, num_workers=profile.num_workers, owner=owner), pace).to_the_end()
+    owner = retry(lambda: owner_of_this_pod(api), policy)
+    JobWait(api, ask, filled(template, ask, num_workers=profile.num_workers, owner=owner), policy).to_the_end()
 
 
 def read_template(profile: Profile, key: str) -> Manifest:
@@ -77,9 +77,9 @@ def read_template(profile: Profile, key: str) -> Manifest:
     try:
         template = yaml.safe_load(storage.read_text(place))
     except (OSError, yaml.YAMLError) as error:
-        raise UseCaseError(f"{key}: {place}: {error}") from None
+        raise InputError(f"{key}: {place}: {error}") from None
     if not isinstance(template, dict) or not isinstance(template.get("spec"), dict):
-        raise UseCaseError(f"{key}: {place} is no manifest: it has no spec")
+        raise InputError(f"{key}: {place} is no manifest: it has no spec")
     return template
 
 
@@ -114,21 +114,21 @@ def label(text: str) -> str:
 
 
 @dataclass
-class Waiting:
+class JobWait:
     """The wait for one job."""
 
     api: KubernetesApi
     ask: Ask
     manifest: Manifest
-    pace: Pace
+    policy: RetryPolicy
 
     def to_the_end(self) -> None:
         """Find or start the job, tell of its progress, and clean up after a good end."""
         self._begin()
-        tell = _Teller(self.pace.say, self.ask.name)
+        tell = ProgressLog(self.policy.say, self.ask.name)
         limit = self._limit()
         while True:
-            found = patiently(self._get, self.pace)
+            found = retry(self._get, self.policy)
             if found is None:
                 self._gone()
                 return
@@ -137,30 +137,30 @@ class Waiting:
             tell(progress(self.ask.folder))
             if status.get("jobDeploymentStatus") in ENDED:
                 break
-            if self.pace.clock() > limit:
+            if self.policy.clock() > limit:
                 raise EvermodelError(f"RayJob {self.ask.name} goes on beyond its deadline: is the KubeRay operator up?")
-            self.pace.sleep(self.pace.poll)
+            self.policy.sleep(self.policy.poll)
         if status.get("jobStatus") != "SUCCEEDED":
             raise EvermodelError(_why(self.ask.name, status))
         if not entrypoint.is_done(self.ask.verb, self.ask.folder, self.ask.inputs):
             raise EvermodelError(
                 f"RayJob {self.ask.name} says that it succeeded, and left nothing in {self.ask.folder}"
             )
-        patiently(self._delete, self.pace)
+        retry(self._delete, self.policy)
 
     def _begin(self) -> None:
         """The running job of these inputs is left alone; any other of that name is in the way."""
-        found = patiently(self._get, self.pace)
+        found = retry(self._get, self.policy)
         if found is not None and not self._is_live(found):
-            self.pace.say(f"RayJob {self.ask.name}: an earlier one is in the way, and is deleted")
-            patiently(self._delete, self.pace)
+            self.policy.say(f"RayJob {self.ask.name}: an earlier one is in the way, and is deleted")
+            retry(self._delete, self.policy)
             self._until_gone()
             found = None
         if found is None:
-            patiently(lambda: self.api.apply(RAY_JOBS, self.manifest), self.pace)
-            self.pace.say(f"RayJob {self.ask.name}: applied")
+            retry(lambda: self.api.apply(RAY_JOBS, self.manifest), self.policy)
+            self.policy.say(f"RayJob {self.ask.name}: applied")
         else:
-            self.pace.say(f"RayJob {self.ask.name}: found, and waited for")
+            self.policy.say(f"RayJob {self.ask.name}: found, and waited for")
 
     def _is_live(self, found: Manifest) -> bool:
         status, metadata = found.get("status", {}), found["metadata"]
@@ -169,11 +169,11 @@ class Waiting:
         return same and not failed and "deletionTimestamp" not in metadata
 
     def _until_gone(self) -> None:
-        end = self.pace.clock() + self.pace.patience
-        while patiently(self._get, self.pace) is not None:
-            if self.pace.clock() > end:
+        end = self.policy.clock() + self.policy.patience
+        while retry(self._get, self.policy) is not None:
+            if self.policy.clock() > end:
                 raise EvermodelError(f"RayJob {self.ask.name} was deleted, and is still there: look at its finalizers")
-            self.pace.sleep(self.pace.poll)
+            self.policy.sleep(self.policy.poll)
 
     def _gone(self) -> None:
         """Deleted after a good end is as good as an end; before it, somebody stopped the run."""
@@ -184,10 +184,10 @@ class Waiting:
         spec = self.manifest["spec"]
         deadline = spec.get("activeDeadlineSeconds")
         tries = 1 + int(spec.get("backoffLimit", 0))
-        return self.pace.clock() + (deadline * tries + SLACK_SECONDS if deadline else float("inf"))
+        return self.policy.clock() + (deadline * tries + SLACK_SECONDS if deadline else float("inf"))
 
     def _is_done(self) -> bool:
-        return patiently(lambda: entrypoint.is_done(self.ask.verb, self.ask.folder, self.ask.inputs), self.pace)
+        return retry(lambda: entrypoint.is_done(self.ask.verb, self.ask.folder, self.ask.inputs), self.policy)
 
     def _get(self) -> Manifest | None:
         return self.api.get(RAY_JOBS, self.ask.name)
@@ -196,7 +196,7 @@ class Waiting:
         self.api.delete(RAY_JOBS, self.ask.name)
 
 
-class _Teller:
+class ProgressLog:
     """Says each thing once, as it changes."""
 
     def __init__(self, say: Callable[[str], None], name: str) -> None:

@@ -95,7 +95,7 @@ class Hashing:
 
 
 @dataclass(frozen=True)
-class Bins:
+class BinEncoder:
     """Between the inner quantile edges of the training part: id = 1 + number of edges ≤ x; 0 = missing."""
 
     kind: ClassVar[str] = "bins"
@@ -113,9 +113,9 @@ class Bins:
         return np.where(np.isfinite(values), ids, 0)
 
 
-IdEncoder = Vocabulary | Hashing | Bins
-ID_ENCODERS: dict[str, type[Vocabulary] | type[Hashing] | type[Bins]] = {
-    encoder.kind: encoder for encoder in (Vocabulary, Hashing, Bins)
+IdEncoder = Vocabulary | Hashing | BinEncoder
+ID_ENCODERS: dict[str, type[Vocabulary] | type[Hashing] | type[BinEncoder]] = {
+    encoder.kind: encoder for encoder in (Vocabulary, Hashing, BinEncoder)
 }
 
 
@@ -124,7 +124,7 @@ def id_encoder(tree: dict[str, Any]) -> IdEncoder:
     made = ID_ENCODERS[tree.pop("kind")](**tree)
     if isinstance(made, Vocabulary):
         return replace(made, values=tuple(made.values))
-    return replace(made, edges=tuple(made.edges)) if isinstance(made, Bins) else made
+    return replace(made, edges=tuple(made.edges)) if isinstance(made, BinEncoder) else made
 
 
 def quantile_edges(values: Floats, bins: int) -> tuple[float, ...]:

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from evermodel.errors import DataError
-from evermodel.features.measures import ADDED, LIMIT, Events, Field, Measure, Scalar, mean, overflow, quantise
+from evermodel.features.measures import (
+    ADDED,
+    LIMIT,
+    EventArrays,
+    FieldArrays,
+    Measure,
+    Scalar,
+    mean,
+    overflow,
+    quantise,
+)
 
 
 class _History:
@@ -74,7 +84,7 @@ class Incremental:
         self._fields = tuple(dict.fromkeys(m.field for m in measures if m.field is not None))
         self._histories: dict[int | str, _History] = {}
 
-    def update(self, events: Events) -> int:
+    def update(self, events: EventArrays) -> int:
         """Take events in (keys as `entity`, values of every measured field); how many of them were new."""
         columns = {name: _scalars(events.fields[name]) for name in self._fields}
         for name in {m.field for m in self.measures if m.aggregate in ADDED and m.field is not None}:
@@ -187,7 +197,7 @@ class Incremental:
 _EMPTY = _History()
 
 
-def _scalars(column: Field) -> list[Any]:
+def _scalars(column: FieldArrays) -> list[Any]:
     """Python values, None where null; −0.0 becomes 0.0, so that equal values are one value."""
     if column.values is None:
         raise ValueError("an incremental field needs its values")

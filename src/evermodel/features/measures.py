@@ -34,7 +34,7 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Field:
+class FieldArrays:
     """A field's values, n of them. Bulk needs `valid`, and `values` where it adds, or `codes` where it counts kinds."""
 
     valid: Flags  # n, False where null
@@ -44,18 +44,18 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Events:
+class EventArrays:
     """n events of one source. `entity` holds codes ≥ 0 in bulk, keys (int or str) in the incremental way."""
 
     entity: NDArray[Any]
     time: Ints
     seq: Ints
     created: Ints
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields: Mapping[str, FieldArrays] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targets:
+class TargetRows:
     """m rows to compute for. `entity`: codes, −1 where the key is null; `seq`: None where the source is another one."""
 
     entity: Ints

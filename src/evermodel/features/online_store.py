@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from evermodel import storage
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError, nearest
-from evermodel.features.packed_store import Key, PackedStore, Store
+from evermodel.features.packed_store import Key, KeyValueStore, PackedStore
 from evermodel.features.point_in_time import WindowGroup, window_columns, window_groups
 from evermodel.records import Window, from_micros, micros
 from evermodel.use_case import UseCase
@@ -77,7 +77,7 @@ def _is_text(use_case: UseCase, group: WindowGroup, aggregate: str, field: str |
     return source.field(column).type == "string"
 
 
-def materialize(use_case: UseCase, log: EventLog, store: Store, *, offline_root: str, now: datetime) -> int:
+def materialize(use_case: UseCase, log: EventLog, store: KeyValueStore, *, offline_root: str, now: datetime) -> int:
     """Write every entity's features as of `now` to the online store and the offline files; how many entities."""
     written = 0
     for view in views(use_case):
@@ -117,7 +117,7 @@ def _events(log: EventLog, group: WindowGroup, now: datetime) -> pa.Table:
     return log.read(group.source, window=window, columns=list(group.columns))
 
 
-def write_online(view: View, store: Store, table: pa.Table) -> None:
+def write_online(view: View, store: KeyValueStore, table: pa.Table) -> None:
     """Upsert a snapshot's rows: an entity whose stored row is as new keeps it."""
     numbers = np.column_stack(
         [table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in view.numbers]
@@ -137,7 +137,7 @@ def empty_snapshot(view: View) -> pa.Table:
     return pa.schema([pa.field(view.key, view.key_type), *numbers, *texts, *times]).empty_table()
 
 
-def open_store(uri: str, *, password_file: str | None = None, timeout_s: float = 5.0) -> Store:
+def open_store(uri: str, *, password_file: str | None = None, timeout_s: float = 5.0) -> KeyValueStore:
     """The online store at a URI: Redis, or the file of a path. One thread's own."""
     if uri.startswith(("redis://", "rediss://")):
         from evermodel.features.redis_store import RedisStore
@@ -189,10 +189,10 @@ class OnlineStore:
             raise FeatureStoreError(f"entity {entity!r} has no window features; {nearest(entity, self._views)}")
         return self._views[entity]
 
-    def _store(self, timeout_s: float) -> Store:
+    def _store(self, timeout_s: float) -> KeyValueStore:
         if self._is_file and not storage.exists(self._uri):
             raise FeatureStoreError(f"online store {self._uri} is not there: materialise the features first")
         if not hasattr(self._stores, "store"):
             self._stores.store = open_store(self._uri, password_file=self._password_file, timeout_s=timeout_s)
-        store: Store = self._stores.store
+        store: KeyValueStore = self._stores.store
         return store

@@ -50,7 +50,7 @@ class Packed:
         return [None if np.isnan(value) else float(value) for value in values]
 
 
-class Store(Protocol):
+class KeyValueStore(Protocol):
     """What an online store of packed views does; see `PackedStore`, and `redis_store.RedisStore`."""
 
     def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None: ...

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from evermodel import plugins
 from evermodel.data.tables import cell
-from evermodel.errors import DataError, UseCaseError, nearest
+from evermodel.errors import DataError, InputError, nearest
 from evermodel.features.columns import as_number, codes_of, entity_codes, flags, floats, is_text, micros_of
-from evermodel.features.measures import ADDED, Events, Field, Floats, Measure, Targets
+from evermodel.features.measures import ADDED, EventArrays, FieldArrays, Floats, Measure, TargetRows
 from evermodel.features.timeline import Ints, Timeline, visible_before
 from evermodel.features.windows import bulk
 from evermodel.records import Window
@@ -167,19 +167,19 @@ def _column(group: WindowGroup, name: str, events: pa.Table) -> pa.ChunkedArray:
     return as_number(pc.equal(values, cell(positive, values.type, f"{group.name}'s {column}")))
 
 
-def incremental_events(group: WindowGroup, events: pa.Table) -> Events:
+def incremental_events(group: WindowGroup, events: pa.Table) -> EventArrays:
     """The group's events as `Incremental.update` takes them: keys and values as they are."""
     events = _filtered(group, events)
     fields = {}
     for name in group.inputs:
         column = _column(group, name, events)
-        fields[name] = Field(valid=flags(column), values=column.to_numpy(), resolution=group.resolutions[name])
+        fields[name] = FieldArrays(valid=flags(column), values=column.to_numpy(), resolution=group.resolutions[name])
     return _events(events, np.asarray(events.column(group.key).to_pylist(), object), fields)
 
 
-def _events(table: pa.Table, entity: NDArray[Any], fields: Mapping[str, Field]) -> Events:
+def _events(table: pa.Table, entity: NDArray[Any], fields: Mapping[str, FieldArrays]) -> EventArrays:
     time, created, seq = (micros_of(table.column(name)) for name in ("event_time", "created_time", "ingest_seq"))
-    return Events(entity=entity, time=time, seq=seq, created=created, fields=fields)
+    return EventArrays(entity=entity, time=time, seq=seq, created=created, fields=fields)
 
 
 def window_columns(group: WindowGroup, events: pa.Table, rows: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -191,14 +191,14 @@ def window_columns(group: WindowGroup, events: pa.Table, rows: pa.Table) -> dict
     fields = {}
     for name, column in columns.items():
         text = is_text(column.type)
-        fields[name] = Field(
+        fields[name] = FieldArrays(
             valid=flags(column),
             values=None if text or not needs & ADDED else column.to_numpy(),
             codes=_kinds(column) if "distinct" in needs else None,
             resolution=group.resolutions[name],
         )
     seq = micros_of(rows.column("ingest_seq")) if group.same_source else None
-    targets = Targets(entity=asked, time=micros_of(rows.column("event_time")), seq=seq)
+    targets = TargetRows(entity=asked, time=micros_of(rows.column("event_time")), seq=seq)
     found = bulk(_events(events, own, fields), targets, group.measures)
     return {measure.column: _arrow(measure, found[measure.column], columns) for measure in group.measures}
 
@@ -291,7 +291,7 @@ def row_features(use_case: UseCase, table: pa.Table) -> pa.Table:
     """Add the features that need only the row itself: columns, calendar parts, crosses, custom ones.
 
     `table` has `event_time`, the prediction source's fields, and the window and lag columns. Crosses and custom
-    features may be of each other; UseCaseError where they go round in a circle.
+    features may be of each other; InputError where they go round in a circle.
     """
     columns = {name: table.column(name) for name in table.column_names}
     for feature in _in_order(use_case):
@@ -312,7 +312,7 @@ def _in_order(use_case: UseCase) -> tuple[Any, ...]:
         ready = [f for f in waiting if not isinstance(f, (CrossFeature, CustomFeature)) or made.issuperset(f.of)]
         if not ready:
             names = ", ".join(feature.name for feature in waiting)
-            raise UseCaseError(f"features {names} are each of one another: a circle")
+            raise InputError(f"features {names} are each of one another: a circle")
         made.update(feature.name for feature in ready)
         order += ready
         waiting = [feature for feature in waiting if feature.name not in made]
@@ -371,5 +371,5 @@ def calendar(part: str, time: Ints) -> Floats:
         case "day_of_year":
             value = (dates - dates.astype("datetime64[Y]")).astype(np.int64) + 1
         case _:
-            raise UseCaseError(f"no calendar part {part!r}")
+            raise InputError(f"no calendar part {part!r}")
     return np.asarray(value, np.float64)

@@ -34,7 +34,7 @@ from feast.types import Bool, Float32, Float64, Int32, Int64, String
 from evermodel import storage
 from evermodel.errors import FeatureStoreError
 from evermodel.features.online_store import View, empty_snapshot, open_store, views
-from evermodel.features.packed_store import PackedStore, Store
+from evermodel.features.packed_store import KeyValueStore, PackedStore
 from evermodel.pgpass import write_passfile
 from evermodel.records import canonical_json, from_micros, micros
 from evermodel.use_case import UseCase
@@ -143,9 +143,9 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 class PackedOnlineStore(OnlineStore):
     """Feast's side of `features.packed_store`: one blob an entity instead of one row a feature."""
 
-    _store: Store | None = None
+    _store: KeyValueStore | None = None
 
-    def _open(self, config: RepoConfig) -> Store:
+    def _open(self, config: RepoConfig) -> KeyValueStore:
         if self._store is None:
             path = Path(config.online_store.path)
             self._store = PackedStore(path if path.is_absolute() else Path(config.repo_path or ".") / path)
@@ -229,7 +229,7 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
 class PackedRedisOnlineStore(PackedOnlineStore):
     """The same in Redis: Feast's side of `features.redis_store`."""
 
-    def _open(self, config: RepoConfig) -> Store:
+    def _open(self, config: RepoConfig) -> KeyValueStore:
         if self._store is None:
             place = config.online_store
             password_file = place.password_file or None  # empty, where a place was filled in with nothing

@@ -34,7 +34,7 @@ PARTS = ("train", "gate", "replay")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnRows:
+class TrainingRows:
     """One turn's rows; each table is sorted by (event_time, row_id)."""
 
     train: pa.Table
@@ -42,7 +42,7 @@ class TurnRows:
     replay: pa.Table | None
     windows: tuple[Window, ...]  # of the rows in `train`
     gate_window: Window
-    replay_window: Window | None  # what the replayed rows were drawn from
+    rehearsal_window: Window | None  # what the replayed rows were drawn from
     row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
     cursor: datetime  # the next turn's fresh rows start here
     data_version: str
@@ -99,7 +99,7 @@ def numeric(table: pa.Table, column: str) -> Floats:
         raise DataError(f"{column}: {error}") from None
 
 
-def turn_rows(
+def training_rows(
     use_case: UseCase,
     log: EventLog,
     *,
@@ -110,7 +110,7 @@ def turn_rows(
     seed: int,
     rows: pa.Table | None = None,
     data_version: str | None = None,
-) -> TurnRows:
+) -> TrainingRows:
     """Split what has matured by `now` into train, gate and replay.
 
     `windows`: what to train on; none: all since the champion's cursor. `champion_cursor` None: the first champion,
@@ -140,22 +140,22 @@ def turn_rows(
         raise DataError(f"{use_case.name}: no matured, labelled row is left to train on before {from_micros(cut)}")
     generator = np.random.default_rng(seed)
     train = _sampled(use_case, table, train, generator)
-    replay, replay_window = None, None
+    replay, rehearsal_window = None, None
     if floor is not None and mode == "stateful":
         pool = _replay_pool(use_case, time, floor) & ~_inside(time, trained)
-        replay = _drawn(pool, use_case.training.stateful.replay_share, train.size, generator)
+        replay = _drawn(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
         if replay.size:
-            replay_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
+            rehearsal_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
     ids = micros_of(table["row_id"])
     seen = ids[train] if replay is None else np.concatenate([ids[train], ids[replay]])
     end = max(window.end for window in asked)
-    return TurnRows(
+    return TrainingRows(
         train=table.take(pa.array(train)),
         gate=table.filter(pa.array(gate)),
         replay=table.take(pa.array(replay)) if replay is not None and replay.size else None,
         windows=trained,
         gate_window=Window(start=from_micros(cut), end=from_micros(int(time[gate].max()) + 1)),
-        replay_window=replay_window,
+        rehearsal_window=rehearsal_window,
         row_digest=row_digest(seen),
         cursor=end if floor is None else from_micros(cut),
         data_version=data_version or log.data_version([source.name for source in use_case.sources]),
@@ -227,7 +227,7 @@ def _sampled(use_case: UseCase, table: pa.Table, train: Ints, generator: np.rand
 
 
 def _replay_pool(use_case: UseCase, time: Ints, cursor: int) -> Flags:
-    span = use_case.training.stateful.replay_span
+    span = use_case.training.stateful.rehearsal_span
     return (time < cursor) & (time >= cursor - span) if span is not None else time < cursor
 
 
@@ -240,7 +240,7 @@ def _drawn(pool: Flags, share: float, num_train: int, generator: np.random.Gener
 # by reference -------------------------------------------------------------------------------------------------------
 
 
-def save(use_case: UseCase, turn: TurnRows, root_uri: str) -> TrainingSet:
+def save(use_case: UseCase, turn: TrainingRows, root_uri: str) -> TrainingSet:
     """Write the tables as Parquet below `root_uri`; the same turn gives the same bytes and digests."""
     refs: dict[str, Ref] = {}
     for part, table in _tables(turn).items():
@@ -250,35 +250,35 @@ def save(use_case: UseCase, turn: TurnRows, root_uri: str) -> TrainingSet:
         use_case=use_case.name,
         windows=turn.windows,
         gate_window=turn.gate_window,
-        replay_window=turn.replay_window,
+        rehearsal_window=turn.rehearsal_window,
         train=refs["train"],
         gate=refs["gate"],
         replay=refs.get("replay"),
         rows=turn.train.num_rows,
         gate_rows=turn.gate.num_rows,
-        replay_rows=turn.replay.num_rows if turn.replay is not None else 0,
+        rehearsal_rows=turn.replay.num_rows if turn.replay is not None else 0,
         row_digest=turn.row_digest,
         data_version=turn.data_version,
         cursor=turn.cursor,
     )
 
 
-def load(training_set: TrainingSet) -> TurnRows:
+def load(training_set: TrainingSet) -> TrainingRows:
     """Read a saved turn back; IntegrityError where bytes or rows aren't what the manifest says."""
     train, gate = (storage.read_table(ref.uri, digest=ref.digest) for ref in (training_set.train, training_set.gate))
     replayed = training_set.replay
-    return TurnRows(
+    return TrainingRows(
         train=train,
         gate=gate,
         replay=storage.read_table(replayed.uri, digest=replayed.digest) if replayed is not None else None,
         windows=training_set.windows,
         gate_window=training_set.gate_window,
-        replay_window=training_set.replay_window,
+        rehearsal_window=training_set.rehearsal_window,
         row_digest=training_set.row_digest,
         cursor=training_set.cursor,
         data_version=training_set.data_version,
     )
 
 
-def _tables(turn: TurnRows) -> Mapping[str, pa.Table]:
+def _tables(turn: TrainingRows) -> Mapping[str, pa.Table]:
     return {part: table for part in PARTS if (table := getattr(turn, part)) is not None}

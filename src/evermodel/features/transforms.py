@@ -5,7 +5,7 @@ The encoders themselves are in `encoders`; here is what a model has of them.
 
 Terms. A *dense* input is a standardised number, z = (x − mean) / scale. An *id* input picks a row of an embedding. A
 *constant* column has scale 0 and encodes as 0 whatever comes, until `move` sees it vary. `move` refits on a later turn's
-rows and says, as a `Move`, what the first layer must do for the model to remain the same function.
+rows and says, as a `TransformUpdate`, what the first layer must do for the model to remain the same function.
 
 | encode | input | missing | later turns |
 |---|---|---|---|
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from evermodel.errors import DataError, StateError, nearest
 from evermodel.features.encoders import (
-    Bins,
+    BinEncoder,
     Floats,
     Hashing,
     IdEncoder,
@@ -44,14 +44,14 @@ from evermodel.records import canonical_json
 from evermodel.use_case import CrossFeature, Encoding, Feature, UseCase, feature_columns
 
 __all__ = [
-    "Bins",
+    "BinEncoder",
     "ColumnMove",
     "Hashing",
     "IdEncoder",
     "InputSpec",
     "Inputs",
-    "Move",
     "Numeric",
+    "TransformUpdate",
     "Transforms",
     "Vocabulary",
     "encoding_of",
@@ -102,7 +102,7 @@ class ColumnMove:
 
 
 @dataclass(frozen=True)
-class Move:
+class TransformUpdate:
     """What the model must do to stay the same function: rescale columns, take new dense columns, and grow tables."""
 
     columns: tuple[ColumnMove, ...]
@@ -153,7 +153,7 @@ class Transforms:
             ids[:, index] = encoder.encode(_column(rows, encoder.name))
         return Inputs(dense, ids)
 
-    def move(self, rows: pa.Table, *, restandardise: bool = True) -> tuple[Transforms, Move]:
+    def move(self, rows: pa.Table, *, restandardise: bool = True) -> tuple[Transforms, TransformUpdate]:
         """Refit on a later turn's rows, as far as the model can remain the same function, and what it must do for that.
 
         A column that is constant in `rows` keeps what it had. Without `restandardise` only columns that were constant
@@ -181,7 +181,7 @@ class Transforms:
             for old, new in zip(self.ids, ids, strict=True)
             if old.buckets != new.buckets
         )
-        return moved, Move(tuple(moves), len(self.spec.dense), len(moved.spec.dense), tables)
+        return moved, TransformUpdate(tuple(moves), len(self.spec.dense), len(moved.spec.dense), tables)
 
     def to_json(self) -> str:
         """Canonical JSON; floats come back exactly."""
@@ -232,7 +232,7 @@ def fit(use_case: UseCase, objective: str, rows: pa.Table) -> Transforms:
             elif encoding == "hash":
                 ids.append(Hashing(name, feature.dim, feature.buckets))
             elif encoding == "bins":
-                ids.append(Bins(name, feature.dim, quantile_edges(numbers(name, column), feature.bins)))
+                ids.append(BinEncoder(name, feature.dim, quantile_edges(numbers(name, column), feature.bins)))
     if not numeric and not ids:
         raise DataError(f"objective {objective!r} has no feature to learn from: every one is encode: none")
     return Transforms(tuple(numeric), tuple(indicators), tuple(ids))

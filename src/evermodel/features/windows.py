@@ -25,24 +25,34 @@ from numpy.typing import NDArray
 from evermodel.features.incremental import Incremental
 from evermodel.features.measures import (
     Aggregate,
-    Events,
-    Field,
+    EventArrays,
+    FieldArrays,
     Flags,
     Measure,
     Scalar,
-    Targets,
+    TargetRows,
     check_sums,
     mean,
     quantise,
 )
 from evermodel.features.timeline import Ints, Timeline, distinct, visible_before
 
-__all__ = ["Aggregate", "Events", "Field", "Incremental", "Measure", "Scalar", "Targets", "bulk", "quantise"]
+__all__ = [
+    "Aggregate",
+    "EventArrays",
+    "FieldArrays",
+    "Incremental",
+    "Measure",
+    "Scalar",
+    "TargetRows",
+    "bulk",
+    "quantise",
+]
 
 _PAIRS = 1 << 22  # (row, event) pairs held at once where windows are walked event by event
 
 
-def bulk(events: Events, targets: Targets, measures: Sequence[Measure]) -> dict[str, NDArray[Any]]:
+def bulk(events: EventArrays, targets: TargetRows, measures: Sequence[Measure]) -> dict[str, NDArray[Any]]:
     """Every measure for every target, m values each, in the targets' order.
 
     float64 for count, sum, mean, rate and distinct (NaN: no value); int64 for last and lag: the index of the event
@@ -55,7 +65,7 @@ def bulk(events: Events, targets: Targets, measures: Sequence[Measure]) -> dict[
 class _Bulk:
     """The work that measures share. Arrays are in the timelines' order unless said."""
 
-    def __init__(self, events: Events, targets: Targets) -> None:
+    def __init__(self, events: EventArrays, targets: TargetRows) -> None:
         self.events = events
         self.line = Timeline(events.entity, events.time, events.seq)
         self.rows = Timeline(targets.entity, targets.time, targets.seq)

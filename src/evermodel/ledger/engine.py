@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from evermodel import storage
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.failpoint import failpoint
 from evermodel.ledger.tables import version
 
@@ -40,7 +40,7 @@ def make_engine(url: str) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         return _server_engine(parsed)
     if parsed.database in (None, "", ":memory:"):
-        raise UseCaseError(f"ledger {url!r} would end with its process; name a file, such as sqlite:///ledger.db")
+        raise InputError(f"ledger {url!r} would end with its process; name a file, such as sqlite:///ledger.db")
     storage.make_folder(Path(str(parsed.database)).parent)
     # A connection a transaction: safe across forks and threads, and nothing is held between two writes.
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})

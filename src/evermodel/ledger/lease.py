@@ -50,7 +50,7 @@ def _start(pid: int) -> int:
 def free_dead(ledger: Ledger, use_case: str) -> list[str]:
     """Give back the leases whose owners are gone; their keys. What they ran is unfinished, and can be started again."""
     dead = [lease for lease in ledger.leases(use_case) if is_gone(lease.owner)]
-    return [lease.key for lease in dead if ledger.release(lease.key, owner=lease.owner)]
+    return [lease.key for lease in dead if ledger.release_lease(lease.key, owner=lease.owner)]
 
 
 def tidy(ledger: Ledger, use_case: str, *, now: datetime) -> None:
@@ -76,12 +76,12 @@ def begin(
     tidy(ledger, use_case, now=now)
     holder = ledger.lease(key)
     if holder is not None and is_gone(holder.owner):
-        ledger.release(key, owner=holder.owner)  # claimed, and gone before a run or a decision had the key
-    if not ledger.claim(key, owner=owner, now=now, seconds=seconds):
+        ledger.release_lease(key, owner=holder.owner)  # claimed, and gone before a run or a decision had the key
+    if not ledger.claim_lease(key, owner=owner, now=now, seconds=seconds):
         return False
     if ledger.start_run(key, use_case=use_case, decision_id=decision_id, owner=owner, now=now):
         return True
     mine = any(run.key == key and run.state == "running" and run.owner == owner for run in ledger.runs(use_case))
     if not mine:
-        ledger.release(key, owner=owner)
+        ledger.release_lease(key, owner=owner)
     return False

@@ -26,24 +26,24 @@ from evermodel.ledger.records import (
     Run,
     append,
     chain_problems,
-    champions_standing,
     check_expected,
     check_left,
+    close_orphaned_run,
     end_run,
-    keep_alert,
-    keep_release,
+    insert_alert,
+    insert_release,
     lease_of,
     lease_row,
     link,
     live_keys,
     newest_promotion,
     ownerless_runs,
+    policy_state_of,
     promotion_rows,
     recent_windows,
     retrain_decisions,
     rows,
     run_of,
-    settle_run,
 )
 from evermodel.ledger.tables import (
     alerts,
@@ -59,9 +59,9 @@ from evermodel.records import (
     Alert,
     Decision,
     MonitoringReport,
+    PolicyState,
     Promotion,
     Release,
-    Standing,
     Verdict,
     micros,
 )
@@ -82,7 +82,7 @@ class Ledger:
     def record_release(self, release: Release, *, now: datetime, verdict: Verdict | None = None) -> bool:
         """Make a release known, or add the gate's verdict to one that is. True where it was new."""
         with writing(self._engine, "record_release") as connection:
-            return keep_release(connection, release, now=now, verdict=verdict)
+            return insert_release(connection, release, now=now, verdict=verdict)
 
     def find_release(self, use_case: str, release_id: str) -> Release | None:
         """A release that is known, by its id."""
@@ -125,7 +125,7 @@ class Ledger:
     def previous(self, use_case: str) -> Release | None:
         """What a rollback goes back to: the champion before the present one came, rolled-back ones left out."""
         with reading(self._engine) as connection:
-            standing = champions_standing(promotion_rows(connection, use_case))
+            standing = policy_state_of(promotion_rows(connection, use_case))
         return standing[-2] if len(standing) > 1 else None
 
     def promotions(self, use_case: str) -> list[Promotion]:
@@ -170,7 +170,7 @@ class Ledger:
                 chain="",
             )
             row = row.model_copy(update={"chain": link(newest.chain if newest else "", row.to_json())})
-            keep_release(connection, release, now=now, verdict=verdict)
+            insert_release(connection, release, now=now, verdict=verdict)
             append(connection, promotions, row, now, version=row.version, release=release.id, chain=row.chain)
         return row
 
@@ -184,7 +184,7 @@ class Ledger:
     def record_alert(self, alert: Alert, *, now: datetime) -> bool:
         """False where the alert is there already; the first row stays."""
         with writing(self._engine, "record_alert") as connection:
-            return keep_alert(connection, alert, now)
+            return insert_alert(connection, alert, now)
 
     def alerts(
         self, use_case: str, *, champion: str | EllipsisType | None = ..., since: datetime | None = None
@@ -219,7 +219,7 @@ class Ledger:
             else:
                 connection.execute(update(windows).where(windows.c.seq == row.seq).values(**values))
 
-    def windows(self, use_case: str) -> list[MonitoringReport]:
+    def monitoring_reports(self, use_case: str) -> list[MonitoringReport]:
         """The newest report of each monitored window, by the window's end."""
         query = select(windows.c.payload).where(windows.c.use_case == use_case).order_by(windows.c.end, windows.c.seq)
         with reading(self._engine) as connection:
@@ -264,7 +264,7 @@ class Ledger:
 
     # leases and runs -------------------------------------------------------------------------------------------------
 
-    def claim(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
+    def claim_lease(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
         """Take the lease until `now` + `seconds`. True where it is free, the owner's own, or its time is over."""
         expires = micros(now + timedelta(seconds=seconds))
         with writing(self._engine, "claim") as connection:
@@ -280,7 +280,7 @@ class Ledger:
             connection.execute(update(leases).where(leases.c.key == key).values(**values))
         return True
 
-    def renew(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
+    def renew_lease(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
         """Hold on longer. False where the lease is over or somebody else's: stop what runs under it."""
         with writing(self._engine, "renew") as connection:
             row = lease_row(connection, key)
@@ -290,7 +290,7 @@ class Ledger:
             connection.execute(update(leases).where(leases.c.key == key).values(expires=expires))
         return True
 
-    def release(self, key: str, *, owner: str) -> bool:
+    def release_lease(self, key: str, *, owner: str) -> bool:
         """Give the lease back. False where it isn't this owner's. The row stays, so that its grants go on counting."""
         with writing(self._engine, "release") as connection:
             mine = (leases.c.key == key) & (leases.c.owner == owner) & (leases.c.expires > 0)
@@ -326,7 +326,7 @@ class Ledger:
             if row is not None and (row.state != "running" or row.grant == lease.grant):
                 return False
             for other in gone.values():
-                settle_run(connection, other, now=now, otherwise=f"its owner was gone; run {key} came after it")
+                close_orphaned_run(connection, other, now=now, otherwise=f"its owner was gone; run {key} came after it")
             values = {"owner": owner, "grant": lease.grant, "decision_id": decision_id}
             if row is None:
                 newest = newest_promotion(connection, use_case)
@@ -344,7 +344,7 @@ class Ledger:
         """
         with writing(self._engine, "settle") as connection:
             gone = ownerless_runs(connection, use_case, now)
-            return [row.key for row in gone if settle_run(connection, row, now=now, otherwise=None)]
+            return [row.key for row in gone if close_orphaned_run(connection, row, now=now, otherwise=None)]
 
     def finish_run(
         self, key: str, *, state: FinalState, result: dict[str, Any], now: datetime, owner: str | None = None
@@ -369,7 +369,7 @@ class Ledger:
 
     # what decide needs -----------------------------------------------------------------------------------------------
 
-    def standing(self, case: UseCase, *, now: datetime, new_rows: int) -> Standing:
+    def policy_state(self, case: UseCase, *, now: datetime, new_rows: int) -> PolicyState:
         """One instant of the ledger as `decide` sees it. `new_rows` are the matured ones since the champion's cursor."""
         use_case = case.name
         with reading(self._engine) as connection:
@@ -386,7 +386,7 @@ class Ledger:
             if cursor is not None:
                 broken &= alerts.c.end > micros(cursor)
             bad = connection.scalars(select(alerts.c.payload).where(broken).order_by(alerts.c.start)).all()
-            return Standing(
+            return PolicyState(
                 use_case=use_case,
                 champion=champion,
                 champion_cursor=cursor,

@@ -12,7 +12,7 @@ import time
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import OperationalError
 
-from evermodel.errors import IntegrityError, UseCaseError
+from evermodel.errors import InputError, IntegrityError
 from evermodel.ledger.engine import BUSY_SECONDS, connecting, found_version, make_engine, writing
 from evermodel.ledger.tables import metadata, version
 
@@ -24,7 +24,7 @@ MODE_SECONDS = 0.05  # between two tries to change a file's mode
 def open_engine(url: str) -> Engine:
     """The engine of a ledger's URL, with its tables there.
 
-    UseCaseError where the URL can't hold a ledger, or holds one that was never migrated to this version's tables;
+    InputError where the URL can't hold a ledger, or holds one that was never migrated to this version's tables;
     IntegrityError of one that is newer by more than a revision: the next one leaves what this version reads and writes
     as it is (see `migrations`), so that a deployment can be rolled back. `password_file` in the query names the file of a password: it is read for each
     connection, so that it may change, and is in no message.
@@ -42,7 +42,7 @@ def open_engine(url: str) -> Engine:
     if found != HEAD and engine.dialect.name == "sqlite":
         migrate(url)
     elif found != HEAD:
-        raise UseCaseError(
+        raise InputError(
             f"ledger {engine.url} has schema {found or 'none'}, not {HEAD}: run `evermodel ledger migrate`"
         )
     return engine

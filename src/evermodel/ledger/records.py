@@ -95,7 +95,7 @@ def newest_promotion(connection: Connection, use_case: str) -> Promotion | None:
     return Promotion.from_json(found) if found else None
 
 
-def champions_standing(history: Sequence[Promotion]) -> list[Release]:
+def policy_state_of(history: Sequence[Promotion]) -> list[Release]:
     """The champions that weren't rolled back, the present one last: a promotion adds one, a rollback takes off those
     above the one that it goes back to."""
     standing: list[Release] = []
@@ -155,7 +155,7 @@ def chain_problems(use_case: str, found: Sequence[Row[Any]]) -> list[str]:
     return problems
 
 
-def keep_release(connection: Connection, release: Release, *, now: datetime, verdict: Verdict | None) -> bool:
+def insert_release(connection: Connection, release: Release, *, now: datetime, verdict: Verdict | None) -> bool:
     text = verdict.to_json() if verdict else None
     this = (releases.c.use_case == release.use_case) & (releases.c.release == release.id)
     row = connection.execute(select(releases).where(this)).one_or_none()
@@ -167,7 +167,7 @@ def keep_release(connection: Connection, release: Release, *, now: datetime, ver
     return False
 
 
-def keep_alert(connection: Connection, alert: Alert, now: datetime) -> bool:
+def insert_alert(connection: Connection, alert: Alert, now: datetime) -> bool:
     if connection.scalar(select(alerts.c.id).where(alerts.c.id == alert.id)):
         return False
     start, end = alert.window.span
@@ -223,7 +223,7 @@ def ownerless_runs(connection: Connection, use_case: str, now: datetime) -> list
     return [row for row in rows(connection, runs, use_case) if row.state == "running" and row.key not in live]
 
 
-def settle_run(connection: Connection, row: Row[Any], *, now: datetime, otherwise: str | None) -> bool:
+def close_orphaned_run(connection: Connection, row: Row[Any], *, now: datetime, otherwise: str | None) -> bool:
     """End a run that nobody is left to end: as promoted where its champion was followed by a promotion, as failed where
     by a rollback, or, where the champion is the same still, with the reason `otherwise` if there is one."""
     history = promotion_rows(connection, row.use_case)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evermodel.data.events import EventLog
-from evermodel.records import MICROSECOND, Window, micros
+from evermodel.records import MICROS_PER_SECOND, Window, micros
 from evermodel.use_case import UseCase
 
 Bools = NDArray[np.bool_]
@@ -116,7 +116,7 @@ def maturity_curve(served: pa.Table, label: str, *, now: datetime, points: int =
     """
     if served.num_rows == 0:
         return ()
-    age = (micros(now) - times(served)) / MICROSECOND
+    age = (micros(now) - times(served)) / MICROS_PER_SECOND
     order = np.argsort(age, kind="stable")
     known = labelled(served, label)[order].astype(np.float64)
     parts = np.array_split(np.arange(served.num_rows), min(points, served.num_rows))

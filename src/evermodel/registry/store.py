@@ -31,7 +31,7 @@ CHAIN = "evermodel.chain"
 ROUNDS = 5  # of a projection, while the ledger moves on
 
 
-class Store:
+class ModelRegistry:
     """The registry at an MLflow tracking URI (`sqlite:///…`, `http://…`); its database is made on first use."""
 
     def __init__(self, uri: str) -> None:
@@ -224,7 +224,7 @@ def _metrics(manifests: Sequence[TrainingManifest], report: EvaluationReport) ->
     if report.verdict.difference is not None:
         groups["difference."] = report.verdict.difference.model_dump(exclude={"level"})
     for manifest in manifests:
-        figures = {"rows", "rows_trained", "replay_rows", "seconds", "step0_loss", "parent_loss", "final_loss"}
+        figures = {"rows", "rows_trained", "rehearsal_rows", "seconds", "step0_loss", "parent_loss", "final_loss"}
         groups[f"{manifest.objective}."] = manifest.model_dump(include=figures)
     for prefix, figures_of in groups.items():
         for key, value in figures_of.items():

@@ -66,7 +66,7 @@ def _training(use_case: UseCase, manifests: Sequence[TrainingManifest]) -> str:
             manifest.mode,
             "; ".join(str(window) for window in manifest.windows),
             f"{manifest.rows:,}",
-            f"{manifest.replay_rows:,}",
+            f"{manifest.rehearsal_rows:,}",
             f"{manifest.epochs}",
             f"{manifest.seconds:.1f}",
             f"{manifest.final_loss:.4f}",

@@ -55,7 +55,7 @@ def _smooth(values: Sequence[float | None], width: int = 4) -> list[float | None
     return result
 
 
-def plot_replay(result: dict[str, Any], path: Path) -> None:
+def plot_backtest(result: dict[str, Any], path: Path) -> None:
     """One picture of a replay: the metric of each policy over time, then each policy's alerts, retrains and verdicts."""
     lives = result["policies"]
     figure, axes = _figure(2, 6.5)

@@ -82,7 +82,7 @@ def _run_row(ledger: Ledger, case: UseCase, run: Run | None, decision: Decision 
         if manifests
         else []
     )
-    replayed = manifests[0].replay_rows if manifests else 0
+    replayed = manifests[0].rehearsal_rows if manifests else 0
     return TurnRow(
         at=f"{at:%Y-%m-%d %H:%M}" if at else "",
         alerts=alerts or "–",
@@ -124,7 +124,7 @@ def business(ledger: Ledger, case: UseCase) -> list[BusinessRow]:
 
 def _windows(ledger: Ledger, case: UseCase) -> list[MonitoringReport]:
     """The newest report of each window."""
-    newest = {report.window: report for report in ledger.windows(case.name)}
+    newest = {report.window: report for report in ledger.monitoring_reports(case.name)}
     return sorted(newest.values(), key=lambda report: report.window.start)
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
+from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, PolicyState, Window
 from evermodel.use_case import UseCase, format_duration
 
 # Which one a retrain is about where a window has several: the one that says most about the model.
 GRAVITY: tuple[Diagnosis, ...] = ("broken_data", "concept_shift", "label_shift", "covariate_shift", "unknown")
 
 
-def decide(use_case: UseCase, alerts: Sequence[Alert], standing: Standing, *, now: datetime) -> Decision:
+def decide(use_case: UseCase, alerts: Sequence[Alert], standing: PolicyState, *, now: datetime) -> Decision:
     """`retrain` with windows, trigger and mode, or `keep`; the reason in plain words either way.
 
     `alerts` may be of any champion: an older one's say nothing about the present model, but the windows that were
@@ -58,7 +58,7 @@ def decide(use_case: UseCase, alerts: Sequence[Alert], standing: Standing, *, no
     )
 
 
-def schedule_alert(use_case: UseCase, standing: Standing, *, now: datetime) -> Alert | None:
+def schedule_alert(use_case: UseCase, standing: PolicyState, *, now: datetime) -> Alert | None:
     """The alert of kind `schedule` that is due at `now`; None where the champion is younger than the schedule.
 
     One for each whole period of the champion's age: asked twice in a period it is the same alert, and a champion that
@@ -97,7 +97,7 @@ def _objection(
     fresh: Sequence[Alert],
     newest: Sequence[Alert],
     broken: frozenset[Window],
-    standing: Standing,
+    standing: PolicyState,
     *,
     now: datetime,
 ) -> str | None:
@@ -121,7 +121,7 @@ def _objection(
     return _too_soon(use_case, standing, now) or _too_few(use_case, standing)
 
 
-def _alerted(fresh: Sequence[Alert], broken: frozenset[Window], standing: Standing, n: int) -> int:
+def _alerted(fresh: Sequence[Alert], broken: frozenset[Window], standing: PolicyState, n: int) -> int:
     """How many of the last n monitored windows alerted. A broken window says nothing about the model: it counts as
     monitored, not as alerted."""
     known = {one.window: one for one in standing.recent}
@@ -130,14 +130,14 @@ def _alerted(fresh: Sequence[Alert], broken: frozenset[Window], standing: Standi
     return sum(one.alerted and one.window not in broken for one in last)
 
 
-def _too_soon(use_case: UseCase, standing: Standing, now: datetime) -> str | None:
+def _too_soon(use_case: UseCase, standing: PolicyState, now: datetime) -> str | None:
     if standing.last_retrain is None:
         return None
     over = standing.last_retrain.at + timedelta(microseconds=use_case.retraining.cooldown)
     return f"cooling down since the last retrain until {over:%Y-%m-%dT%H:%M:%SZ}" if now < over else None
 
 
-def _too_few(use_case: UseCase, standing: Standing) -> str | None:
+def _too_few(use_case: UseCase, standing: PolicyState) -> str | None:
     least = use_case.retraining.minimum_new_rows
     return f"{standing.new_rows} new rows; {least} are needed" if standing.new_rows < least else None
 
@@ -145,7 +145,7 @@ def _too_few(use_case: UseCase, standing: Standing) -> str | None:
 # what the rules are asked about -------------------------------------------------------------------------------------
 
 
-def _answered(alert: Alert, standing: Standing) -> bool:
+def _answered(alert: Alert, standing: PolicyState) -> bool:
     """By the last retrain, or by one before it: a champion that was put back isn't trained again for what it once met."""
     last = standing.last_retrain
     own = last is not None and last.champion == standing.champion
@@ -153,7 +153,7 @@ def _answered(alert: Alert, standing: Standing) -> bool:
     return any(end is not None and alert.window.end <= end for end in ends)
 
 
-def _unanswered_decision(own: Sequence[Alert], broken: frozenset[Window], standing: Standing) -> Decision | None:
+def _unanswered_decision(own: Sequence[Alert], broken: frozenset[Window], standing: PolicyState) -> Decision | None:
     """The decision that these alerts led to, where its run never ended: asking twice is the same row.
 
     Not where one of its windows turned out to be broken since.
@@ -166,7 +166,7 @@ def _unanswered_decision(own: Sequence[Alert], broken: frozenset[Window], standi
     return last if same and not overlap else None
 
 
-def _broken(alerts: Sequence[Alert], standing: Standing) -> frozenset[Window]:
+def _broken(alerts: Sequence[Alert], standing: PolicyState) -> frozenset[Window]:
     found = {alert.window for alert in alerts if alert.diagnosis == "broken_data"}
     return frozenset(found | set(standing.quarantined))
 
@@ -185,7 +185,7 @@ def _gravest(newest: Sequence[Alert], acting: Sequence[Diagnosis]) -> Alert:
 # how it is said -----------------------------------------------------------------------------------------------------
 
 
-def _quiet(standing: Standing) -> str:
+def _quiet(standing: PolicyState) -> str:
     last = standing.last_retrain
     if last is not None and last.trigger is not None and last.champion == standing.champion:
         return f"no alert after {last.trigger}, which was answered by a retrain ({standing.last_retrain_state})"
@@ -194,7 +194,7 @@ def _quiet(standing: Standing) -> str:
     return f"no alert against champion {standing.champion}"
 
 
-def _reason(use_case: UseCase, fresh: Sequence[Alert], about: Alert, standing: Standing) -> str:
+def _reason(use_case: UseCase, fresh: Sequence[Alert], about: Alert, standing: PolicyState) -> str:
     policy = use_case.retraining
     kinds = ", ".join(sorted({alert.kind for alert in fresh if alert.window == about.window}))
     if any(alert.kind == "manual" for alert in fresh):
@@ -209,7 +209,7 @@ def _reason(use_case: UseCase, fresh: Sequence[Alert], about: Alert, standing: S
 
 
 def _keep(
-    standing: Standing, now: datetime, reason: str, *, about: Alert | None = None, alerts: Sequence[Alert] = ()
+    standing: PolicyState, now: datetime, reason: str, *, about: Alert | None = None, alerts: Sequence[Alert] = ()
 ) -> Decision:
     return Decision(
         use_case=standing.use_case,

@@ -16,7 +16,7 @@ from evermodel.records import EvaluationReport, Mode, Release, Window
 from evermodel.training.release import TrainedRelease, train_release
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
     from evermodel.use_case import UseCase
 
 
@@ -30,9 +30,9 @@ class Turn:
     reference: Reference
 
 
-def take_turn(
+def run_round(
     use_case: UseCase,
-    rows: TurnRows,
+    rows: TrainingRows,
     *,
     champion: bundle.OpenRelease | None,
     mode: Mode,
@@ -54,7 +54,7 @@ def take_turn(
 
 
 def reference_of(
-    use_case: UseCase, challenger: bundle.OpenRelease, rows: TurnRows, report: EvaluationReport
+    use_case: UseCase, challenger: bundle.OpenRelease, rows: TrainingRows, report: EvaluationReport
 ) -> Reference:
     """What the challenger was trained on, and how it does on rows that it wasn't: the yardstick of its monitoring."""
     return fit_reference(

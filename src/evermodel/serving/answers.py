@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Question:
+class PredictionRequest:
     """A row to answer, with values as `schemas.parse_row` checked them. `unit` is what arms are assigned by."""
 
     values: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ClassSelection:
     """Of a category: which classes may be answered (None: every one), and how many, best first (None: all)."""
 
     classes: tuple[str, ...] | None
@@ -52,10 +52,10 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What one question was answered with, and all that the request log keeps of it."""
 
-    question: Question
+    question: PredictionRequest
     score: float | None
     scores: Mapping[str, float | None]
     row: Mapping[str, Any]  # request columns and features, as they were used
@@ -74,7 +74,7 @@ class Answer:
 
 def questions_of(
     use_case: UseCase, rows: Sequence[Mapping[str, Any]], *, request_id: str, at: datetime
-) -> list[Question]:
+) -> list[PredictionRequest]:
     """Checked rows as questions of one request: ids `{request_id}:{i}`, one arm for rows that are ranked together.
 
     A ranking's group column that wasn't said is the request.
@@ -85,7 +85,7 @@ def questions_of(
         values = dict(row)
         if group is not None and values.get(group) is None and request_types(use_case)[group] == pa.string():
             values[group] = request_id
-        questions.append(Question(values, f"{request_id}:{i}", at, unit_of(use_case, values)))
+        questions.append(PredictionRequest(values, f"{request_id}:{i}", at, unit_of(use_case, values)))
     return questions
 
 
@@ -95,7 +95,7 @@ def unit_of(use_case: UseCase, values: Mapping[str, Any]) -> str:
     return str(values[keys[0]]) if keys else ""
 
 
-def request_rows(use_case: UseCase, questions: Sequence[Question], *, constant: Mapping[str, Any]) -> pa.Table:
+def request_rows(use_case: UseCase, questions: Sequence[PredictionRequest], *, constant: Mapping[str, Any]) -> pa.Table:
     """The questions as a table of the prediction source's known fields and constants, with `event_time`.
 
     `constant`: what serving always says (`serve_as`), whatever the question says. row_id is null: no event is there yet.
@@ -112,13 +112,13 @@ def request_rows(use_case: UseCase, questions: Sequence[Question], *, constant: 
 
 def fall_back(
     fallback: Fallback,
-    questions: Sequence[Question],
-    choice: Choice,
+    questions: Sequence[PredictionRequest],
+    choice: ClassSelection,
     *,
     reason: str,
     rows: Sequence[Mapping[str, Any]] | None = None,
     assigned: Sequence[Assignment] | None = None,
-) -> list[Answer]:
+) -> list[Prediction]:
     """Flagged answers without a model: last known, else heuristic, else constant."""
     answers = []
     for i, question in enumerate(questions):
@@ -126,7 +126,7 @@ def fall_back(
         known = fallback.find(row)
         arm = assigned[i] if assigned else None
         answers.append(
-            Answer(
+            Prediction(
                 question=question,
                 score=None if fallback.is_category else known.score,
                 scores=known.scores,
@@ -143,7 +143,7 @@ def fall_back(
     return answers
 
 
-def ranked(answers: Sequence[Answer]) -> list[Answer]:
+def ranked(answers: Sequence[Prediction]) -> list[Prediction]:
     """Best first, each with its `rank` from 1; ties stay in the order they came, what has no score comes last."""
     order = sorted(answers, key=lambda answer: -_or_last(answer.score))
     return [replace(answer, rank=place) for place, answer in enumerate(order, start=1)]
@@ -153,12 +153,12 @@ def _or_last(score: float | None) -> float:
     return -math.inf if score is None else score
 
 
-def log_rows(use_case: UseCase, answers: Sequence[Answer]) -> pa.Table:
+def log_rows(use_case: UseCase, answers: Sequence[Prediction]) -> pa.Table:
     """The answers as the request log keeps them."""
     return served_table(use_case, [_log_row(answer) for answer in answers])
 
 
-def _log_row(answer: Answer) -> dict[str, Any]:
+def _log_row(answer: Prediction) -> dict[str, Any]:
     scores = {f"score:{name}": value for name, value in answer.scores.items()}
     return {
         **answer.row,

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evermodel.credentials import Refusal, Role, Tokens, admit
 from evermodel.errors import ServingError, nearest
-from evermodel.serving.answers import Answer, Choice, questions_of
+from evermodel.serving.answers import ClassSelection, Prediction, questions_of
 from evermodel.serving.schemas import (
     PredictedRow,
     PredictResponse,
@@ -40,7 +40,7 @@ from evermodel.serving.schemas import (
     row_names,
     values_of,
 )
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from evermodel.use_case import UseCase
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -61,17 +61,17 @@ Ready = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 def create_api(
-    desk: Desk,
+    desk: PredictionService,
     *,
     ready: Ready,
     clock: Callable[[], datetime],
     simulated_time: bool = False,
     tokens: Tokens | None = None,
 ) -> FastAPI:
-    """The app over a desk. `ready`: `LiveModels.status`, wherever that lives; `simulated_time`: a request may say `at`;
+    """The app over a desk. `ready`: `ModelManager.status`, wherever that lives; `simulated_time`: a request may say `at`;
     `tokens`: who may call (None: everybody who can reach this)."""
     api = FastAPI(title="Evermodel", version="1", description="Predictions by id; see each use case's own routes.")
-    api.add_middleware(Door, desk=desk, tokens=tokens)
+    api.add_middleware(TokenMiddleware, desk=desk, tokens=tokens)
     _add_errors(api, desk)
     _add_probes(api, desk, ready, tokens)
     for name, use_case in desk.use_cases.items():
@@ -91,11 +91,11 @@ def create_api(
     return api
 
 
-class Door:
+class TokenMiddleware:
     """Turns away who has no token where one is needed, and bodies that are too large; counts and times every request
     of a use case."""
 
-    def __init__(self, app: ASGIApp, *, desk: Desk, tokens: Tokens | None) -> None:
+    def __init__(self, app: ASGIApp, *, desk: PredictionService, tokens: Tokens | None) -> None:
         self._app, self._desk, self._tokens = app, desk, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +163,12 @@ def _length(scope: Scope) -> int:
 
 
 def _add_predict(
-    api: FastAPI, desk: Desk, name: str, use_case: UseCase, clock: Callable[[], datetime], simulated_time: bool
+    api: FastAPI,
+    desk: PredictionService,
+    name: str,
+    use_case: UseCase,
+    clock: Callable[[], datetime],
+    simulated_time: bool,
 ) -> None:
     body: Any = predict_request(use_case, simulated_time=simulated_time)
 
@@ -171,7 +176,7 @@ def _add_predict(
         rows = [values_of(use_case, row) for row in request.rows]
         at, request_id = _said(request, clock)
         questions = questions_of(use_case, rows, request_id=request_id, at=at)
-        answers = await desk.answer(name, questions, Choice(None, 10))
+        answers = await desk.answer(name, questions, ClassSelection(None, 10))
         return PredictResponse(answers=[_predicted(answer) for answer in answers])
 
     predict.__annotations__["request"] = body  # a model made at run time has no name to be annotated by
@@ -180,7 +185,12 @@ def _add_predict(
 
 
 def _add_rank(
-    api: FastAPI, desk: Desk, name: str, use_case: UseCase, clock: Callable[[], datetime], simulated_time: bool
+    api: FastAPI,
+    desk: PredictionService,
+    name: str,
+    use_case: UseCase,
+    clock: Callable[[], datetime],
+    simulated_time: bool,
 ) -> None:
     body: Any = rank_request(use_case, simulated_time=simulated_time)
     row = row_model(use_case)
@@ -189,7 +199,7 @@ def _add_rank(
         at, request_id = _said(request, clock)
         questions = questions_of(use_case, [values_of(use_case, request.row)], request_id=request_id, at=at)
         wanted = None if request.candidates is None else tuple(request.candidates)
-        answer = (await desk.answer(name, questions, Choice(wanted, request.k)))[0]
+        answer = (await desk.answer(name, questions, ClassSelection(wanted, request.k)))[0]
         return _ranking([answer], _ranked_classes(answer))
 
     async def rank_items(request: Any) -> RankResponse:
@@ -199,7 +209,7 @@ def _add_rank(
             rows.append(parse_row(use_case, row, {**context, **_given(candidate)}, where=f"candidates[{i}]"))
         at, request_id = _said(request, clock)
         questions = questions_of(use_case, rows, request_id=request_id, at=at)
-        answers = await desk.answer(name, questions, Choice(None, None), rank=True)
+        answers = await desk.answer(name, questions, ClassSelection(None, None), rank=True)
         return _ranking(answers, _ranked_items(use_case, answers)[: request.k])
 
     rank = rank_classes if ranks_classes(use_case) else rank_items
@@ -208,7 +218,7 @@ def _add_rank(
     api.post(f"/v1/{name}/rank", responses=ERRORS, summary=summary, operation_id=f"{name}_rank")(rank)
 
 
-def _add_probes(api: FastAPI, desk: Desk, ready: Ready, tokens: Tokens | None) -> None:
+def _add_probes(api: FastAPI, desk: PredictionService, ready: Ready, tokens: Tokens | None) -> None:
     @api.get("/healthz", summary="Whether this process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -228,7 +238,7 @@ def _add_probes(api: FastAPI, desk: Desk, ready: Ready, tokens: Tokens | None) -
         return Response(desk.figures(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_errors(api: FastAPI, desk: Desk) -> None:
+def _add_errors(api: FastAPI, desk: PredictionService) -> None:
     @api.exception_handler(ServingError)
     async def on_serving_error(_request: Request, error: ServingError) -> JSONResponse:
         status = STATUS.get(error.code, 422)
@@ -270,7 +280,7 @@ def _given(part: BaseModel) -> dict[str, Any]:
     return part.model_dump(by_alias=True, exclude_unset=True)
 
 
-def _predicted(answer: Answer) -> PredictedRow:
+def _predicted(answer: Prediction) -> PredictedRow:
     return PredictedRow(
         prediction_id=answer.question.prediction_id,
         score=answer.score,
@@ -284,7 +294,7 @@ def _predicted(answer: Answer) -> PredictedRow:
     )
 
 
-def _ranked_items(use_case: UseCase, answers: Sequence[Answer]) -> list[RankedItem]:
+def _ranked_items(use_case: UseCase, answers: Sequence[Prediction]) -> list[RankedItem]:
     items = []
     for answer in answers:
         ident = answer.question.prediction_id
@@ -296,7 +306,7 @@ def _ranked_items(use_case: UseCase, answers: Sequence[Answer]) -> list[RankedIt
     return items
 
 
-def _ranked_classes(answer: Answer) -> list[RankedItem]:
+def _ranked_classes(answer: Prediction) -> list[RankedItem]:
     names = answer.classes or ()
     scores: Sequence[float | None] = answer.class_scores or [None] * len(names)
     ident = answer.question.prediction_id
@@ -306,7 +316,7 @@ def _ranked_classes(answer: Answer) -> list[RankedItem]:
     ]
 
 
-def _ranking(answers: Sequence[Answer], items: list[RankedItem]) -> RankResponse:
+def _ranking(answers: Sequence[Prediction], items: list[RankedItem]) -> RankResponse:
     first = answers[0]
     return RankResponse(
         ranking=items,

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from evermodel import storage
 from evermodel.errors import IntegrityError
 from evermodel.records import Artifact, Ref, Release, sha256
-from evermodel.serving.answers import Choice
+from evermodel.serving.answers import ClassSelection
 from evermodel.use_case import UseCase
 
 MANIFEST = "manifest.json"
@@ -67,7 +67,7 @@ def scored(use_case: UseCase, release: Any, rows: pa.Table) -> pa.Table:
         rows = rows.append_column(f"score:{name}", pa.array(best, pa.float64()))
     if total.ndim == 2:
         classes = next(iter(release.bundles.values())).classes
-        top = Choice(None, 10)
+        top = ClassSelection(None, 10)
         named = [[classes[i] for i in top.best(values, classes)] for values in total]
         rows = rows.append_column("classes", pa.array(named, pa.list_(pa.string())))
     else:

@@ -20,7 +20,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Known:
+class FallbackScore:
     """A score to answer with. `classes`, best first, where a category is predicted."""
 
     score: float | None
@@ -44,7 +44,7 @@ class Fallback:
         if self._heuristic and ":" in self._heuristic:
             self._rule = plugins.load(self._heuristic, "heuristic")
         self._capacity = capacity
-        self._known: OrderedDict[Key, Known] = OrderedDict()
+        self._known: OrderedDict[Key, FallbackScore] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Fallback:
         """The row's entities: what a score is remembered under."""
         return tuple(row.get(name) for name in self._keys)
 
-    def remember(self, row: Mapping[str, Any], known: Known) -> None:
+    def remember(self, row: Mapping[str, Any], known: FallbackScore) -> None:
         """Keep a model's score for the row's entities."""
         key = self.key(row)
         with self._lock:
@@ -63,7 +63,7 @@ class Fallback:
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)
 
-    def find(self, row: Mapping[str, Any]) -> Known:
+    def find(self, row: Mapping[str, Any]) -> FallbackScore:
         """The best that is known without a model; never raises."""
         with self._lock:
             key = self.key(row)
@@ -72,8 +72,8 @@ class Fallback:
                 return self._known[key]
         value = self._by_heuristic(row)
         if value is not None:
-            return Known(value, dict.fromkeys(self._objectives), source="heuristic")
-        return Known(self._constant, dict.fromkeys(self._objectives), source="constant")
+            return FallbackScore(value, dict.fromkeys(self._objectives), source="heuristic")
+        return FallbackScore(self._constant, dict.fromkeys(self._objectives), source="constant")
 
     def _by_heuristic(self, row: Mapping[str, Any]) -> float | None:
         if self._heuristic is None:

@@ -1,6 +1,6 @@
 """Which models are live: loaded, verified and tried before they answer, then swapped in one assignment.
 
-`LiveModels` holds one `Predictor` for each use case. A config (Serve's `user_config`) names releases, weights and arms;
+`ModelManager` holds one `Predictor` for each use case. A config (Serve's `user_config`) names releases, weights and arms;
 where a ledger is watched, its champion takes the config's release's place, for a promotion row is the commit. What can't
 be loaded changes nothing: the model that answers goes on, and `status` says what is wrong.
 """
@@ -61,7 +61,7 @@ class Champions(Protocol):
     def champion(self, use_case: str) -> Release | None: ...
 
 
-class LiveModels:
+class ModelManager:
     """The live predictors of some use cases. Any thread may read; changes come one after another."""
 
     def __init__(
@@ -210,10 +210,10 @@ class LiveModels:
         return known.get(release.id) or self._opener(release)
 
 
-class Watch:
+class ChampionWatcher:
     """Asks the ledger every `seconds` who is champion, and makes it live: a thread that ends with `stop`."""
 
-    def __init__(self, champions: Champions, live: LiveModels, *, seconds: float) -> None:
+    def __init__(self, champions: Champions, live: ModelManager, *, seconds: float) -> None:
         self._champions, self._live, self._seconds = champions, live, seconds
         self._failed: dict[str, tuple[str, int, int]] = {}  # release, tries, polls to wait before the next one
         self._end = Event()

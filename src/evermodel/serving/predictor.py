@@ -24,17 +24,25 @@ from numpy.typing import NDArray
 from evermodel.errors import FeatureStoreError, ServingError, nearest
 from evermodel.features.point_in_time import row_features
 from evermodel.records import Release, from_micros, micros
-from evermodel.serving.answers import Answer, Choice, Question, fall_back, questions_of, ranked, request_rows
+from evermodel.serving.answers import (
+    ClassSelection,
+    Prediction,
+    PredictionRequest,
+    fall_back,
+    questions_of,
+    ranked,
+    request_rows,
+)
 from evermodel.serving.assignment import Assignment, assign
-from evermodel.serving.fallback import Fallback, Known
+from evermodel.serving.fallback import Fallback, FallbackScore
 from evermodel.serving.request_log import TIME, feature_types
 from evermodel.serving.schemas import example_row, parse_row, ranks_classes, row_model
 from evermodel.use_case import ColumnFeature, LagFeature, UseCase, WindowFeature, feature_columns
 
 Floats = NDArray[np.float64]
 CHAMPION = "champion"
-ANY = Choice(None, 10)
-MICROSECOND = 1e-6
+ANY = ClassSelection(None, 10)
+MICROS_PER_SECOND = 1e-6
 
 
 class FeatureReader(Protocol):
@@ -118,35 +126,35 @@ class Predictor:
         self._row = row_model(use_case)
         _check(use_case, (champion, *arms))
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[Answer]:
+    def predict(self, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[Prediction]:
         """Answer raw rows, in order: `questions` and `answer` in one. ServingError where a row is wrong."""
         return self.answer(self.questions(rows, now=now))
 
     def rank(
         self, context: Mapping[str, Any], candidates: Sequence[Any] | None, *, now: datetime, k: int | None = None
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         """The candidates best first, ties in their order: rows that complete `context`, each with its `rank` from 1.
 
         Of a category: one answer, with `classes` ordered, among `candidates` (None: all classes).
         """
         if ranks_classes(self.use_case):
-            choice = Choice(None if candidates is None else tuple(candidates), k)
+            choice = ClassSelection(None if candidates is None else tuple(candidates), k)
             return self.answer(self.questions([context], now=now), choice)[:1]
         asked = self.questions([{**context, **candidate} for candidate in candidates or ()], now=now)
         return ranked(self.answer(asked)[: len(asked)])[:k]
 
-    def questions(self, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[Question]:
+    def questions(self, rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[PredictionRequest]:
         """Raw rows → checked questions with new prediction ids; ServingError (code, field, reason) at the first wrong one."""
         request = uuid4().hex
         checked = [parse_row(self.use_case, self._row, row, where=f"rows[{i}]") for i, row in enumerate(rows)]
         return questions_of(self.use_case, checked, request_id=request, at=now)
 
-    def answer(self, questions: Sequence[Question], choice: Choice = ANY) -> list[Answer]:
+    def answer(self, questions: Sequence[PredictionRequest], choice: ClassSelection = ANY) -> list[Prediction]:
         """Answer every question, in order, within the use case's deadline; shadow arms' answers come after them.
 
         `choice` matters where a category is predicted. What can't be answered in time is answered by the fallback.
         """
-        end = time.monotonic() + self.use_case.serving.deadline * MICROSECOND
+        end = time.monotonic() + self.use_case.serving.deadline * MICROS_PER_SECOND
         assigned = [assign(question.unit, self._shares, salt=self._salt) for question in questions]
         rows = request_rows(self.use_case, questions, constant=self._constant)
         try:
@@ -157,7 +165,7 @@ class Predictor:
             return self._fall_back(questions, choice, assigned, rows, "feature_store_error")
         except Exception:  # a custom transform is foreign code: its failure is an answer's, not the server's
             return self._fall_back(questions, choice, assigned, rows, "feature_error")
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Prediction] = {}
         for name, arm in self._arms.items():
             index = [i for i, assignment in enumerate(assigned) if assignment.arm == name]
             if index:
@@ -173,7 +181,7 @@ class Predictor:
 
     def smoke(self, *, now: datetime) -> None:
         """Score an example row with every arm, features unknown; ServingError unless each score is a finite number."""
-        question = Question(example_values(self.use_case), "smoke", now, "smoke")
+        question = PredictionRequest(example_values(self.use_case), "smoke", now, "smoke")
         rows = request_rows(self.use_case, [question], constant=self._constant)
         rows = row_features(self.use_case, _unknown(rows, self.use_case, self._stored))
         for arm in (*self._arms.values(), *self._shadows):
@@ -181,9 +189,9 @@ class Predictor:
                 if len(values) != 1 or not np.isfinite(values).all():
                     raise ServingError("bad_model", f"{arm.name}: {objective} answers {values!r} to the smoke request")
 
-    def _with_stored(self, rows: pa.Table, questions: Sequence[Question], end: float) -> pa.Table:
+    def _with_stored(self, rows: pa.Table, questions: Sequence[PredictionRequest], end: float) -> pa.Table:
         """Add window and lag columns by entity id. What is older than the TTL is unknown; a new entity has had no events."""
-        timeout = min(self.use_case.serving.feature_timeout * MICROSECOND, end - time.monotonic())
+        timeout = min(self.use_case.serving.feature_timeout * MICROS_PER_SECOND, end - time.monotonic())
         late = time.monotonic() + timeout
         asked = {entity: rows[self.use_case.entity(entity).key].to_pylist() for entity in self._stored}
         waiting = {
@@ -214,7 +222,7 @@ class Predictor:
                 future.cancel()
         return rows
 
-    def _fresh(self, found: pa.Table, questions: Sequence[Question]) -> pa.Array:
+    def _fresh(self, found: pa.Table, questions: Sequence[PredictionRequest]) -> pa.Array:
         ttl = self.use_case.serving.ttl
         if ttl is None:
             return pa.array([True] * len(questions))
@@ -224,12 +232,12 @@ class Predictor:
     def _score(
         self,
         arm: Arm,
-        questions: Sequence[Question],
+        questions: Sequence[PredictionRequest],
         assigned: Sequence[Assignment],
         rows: pa.Table,
         end: float,
-        choice: Choice,
-    ) -> list[Answer]:
+        choice: ClassSelection,
+    ) -> list[Prediction]:
         try:
             scores = self._pool.submit(arm.scorer.scores, rows).result(max(end - time.monotonic(), 0.0))
             scores = {name: np.asarray(values, np.float64) for name, values in scores.items()}
@@ -241,10 +249,10 @@ class Predictor:
             return self._fall_back(questions, choice, assigned, rows, "model_error")
         answers = _answers(arm, questions, assigned, rows, scores, choice)
         for answer in answers:
-            self.fallback.remember(answer.row, Known(answer.score, answer.scores, answer.classes))
+            self.fallback.remember(answer.row, FallbackScore(answer.score, answer.scores, answer.classes))
         return answers
 
-    def _shadow(self, arm: Arm, questions: Sequence[Question], rows: pa.Table, end: float) -> list[Answer]:
+    def _shadow(self, arm: Arm, questions: Sequence[PredictionRequest], rows: pa.Table, end: float) -> list[Prediction]:
         """The shadow's answers, for the log alone: its failures are its own."""
         try:
             scores = self._pool.submit(arm.scorer.scores, rows).result(max(end - time.monotonic(), 0.0))
@@ -256,12 +264,12 @@ class Predictor:
 
     def _fall_back(
         self,
-        questions: Sequence[Question],
-        choice: Choice,
+        questions: Sequence[PredictionRequest],
+        choice: ClassSelection,
         assigned: Sequence[Assignment],
         rows: pa.Table,
         reason: str,
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         return fall_back(self.fallback, questions, choice, reason=reason, rows=rows.to_pylist(), assigned=assigned)
 
 
@@ -305,12 +313,12 @@ def _check(use_case: UseCase, arms: Sequence[Arm]) -> None:
 
 def _answers(
     arm: Arm,
-    questions: Sequence[Question],
+    questions: Sequence[PredictionRequest],
     assigned: Sequence[Assignment],
     rows: pa.Table,
     scores: Mapping[str, Floats],
-    choice: Choice,
-) -> list[Answer]:
+    choice: ClassSelection,
+) -> list[Prediction]:
     total = combine(scores, arm.weights)
     names = _classes(arm) if total.ndim == 2 else None
     digests = {bundle.objective: bundle.digest for bundle in arm.scorer.release.bundles}
@@ -319,7 +327,7 @@ def _answers(
         best = {name: float(values[i].max() if values.ndim == 2 else values[i]) for name, values in scores.items()}
         order = choice.best(total[i], names) if names else []
         answers.append(
-            Answer(
+            Prediction(
                 question=question,
                 score=None if names else float(total[i]),
                 scores=best,

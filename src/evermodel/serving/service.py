@@ -10,13 +10,13 @@ from threading import Event, Lock, Thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from evermodel.errors import ServingError
-from evermodel.serving.answers import Answer, Choice, Question, fall_back, log_rows, ranked
+from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest, fall_back, log_rows, ranked
 from evermodel.serving.concurrency_limit import Limit
-from evermodel.serving.fallback import Fallback, Known
+from evermodel.serving.fallback import Fallback, FallbackScore
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 
-Ask = Callable[[str, Sequence[Question], Choice], Awaitable[Sequence[Answer]]]
+Ask = Callable[[str, Sequence[PredictionRequest], ClassSelection], Awaitable[Sequence[Prediction]]]
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 MANY = 1000  # answers that wait to be put into the log: beyond, whoever answers does it
 ANSWER_SHARE = 0.9  # of the deadline: the rest is for writing the answer
@@ -56,7 +56,7 @@ class Metrics:
         return bytes(generate_latest(self.registry))
 
 
-class Desk:
+class PredictionService:
     """Answers questions of some use cases through `ask`, and logs what was answered, once it was.
 
     `ask` may be slow, fail or never return: the answer then comes from the fallback, within the deadline. Only
@@ -71,14 +71,14 @@ class Desk:
         self._fallbacks = {name: Fallback(case) for name, case in use_cases.items()}
         self._limits = {name: Limit(max_waiting) for name in use_cases}
         self._waiting, self._max_waiting = 0, max_waiting
-        self._answered: dict[str, list[Answer]] = {name: [] for name in use_cases}  # and not in the log yet
+        self._answered: dict[str, list[Prediction]] = {name: [] for name in use_cases}  # and not in the log yet
         self._lock, self._end = Lock(), Event()
         self._writer = Thread(target=self._write, name="request-log", daemon=True)
         self._writer.start()
 
     async def answer(
-        self, name: str, questions: Sequence[Question], choice: Choice, *, rank: bool = False
-    ) -> list[Answer]:
+        self, name: str, questions: Sequence[PredictionRequest], choice: ClassSelection, *, rank: bool = False
+    ) -> list[Prediction]:
         """The answers in the order of the questions (`rank`: best first), logged. ServingError `overloaded` beyond `max_waiting`."""
         if self._waiting >= self._max_waiting:
             raise ServingError("overloaded", f"{self._waiting} requests are waiting; try again in a second")
@@ -98,7 +98,9 @@ class Desk:
         self._count(name, given)
         return given
 
-    async def _within_deadline(self, name: str, questions: Sequence[Question], choice: Choice) -> list[Answer]:
+    async def _within_deadline(
+        self, name: str, questions: Sequence[PredictionRequest], choice: ClassSelection
+    ) -> list[Prediction]:
         fallback, limit = self._fallbacks[name], self._limits[name]
         seconds = self.use_cases[name].serving.deadline * 1e-6 * ANSWER_SHARE
         if not limit.take():
@@ -119,10 +121,10 @@ class Desk:
             return fall_back(fallback, questions, choice, reason="no_model")
         for answer in answers[: len(questions)]:
             if not answer.fallback:
-                fallback.remember(answer.row, Known(answer.score, answer.scores, answer.classes))
+                fallback.remember(answer.row, FallbackScore(answer.score, answer.scores, answer.classes))
         return answers
 
-    def _count(self, name: str, answers: Sequence[Answer]) -> None:
+    def _count(self, name: str, answers: Sequence[Prediction]) -> None:
         for answer in answers:
             if answer.fallback:
                 self.metrics.fallbacks.labels(name, answer.reason, answer.source).inc()

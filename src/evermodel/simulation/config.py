@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from pydantic import Field as Setting
 from pydantic import ValidationError
 
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.records import Window
 from evermodel.simulation import drift_injection as planted
 from evermodel.simulation.distributions import (
     Attribute,
     Attributes,
-    Bins,
+    BinnedAttribute,
     Calendar,
     Category,
     Distance,
@@ -67,7 +67,7 @@ class LoggingPolicy(Section):
     noise: float = Setting(1.0, gt=0)
 
 
-class Behaviour(Section):
+class CustomerBehaviour(Section):
     """The probability that an examined item is taken: σ(intercept + Σ terms)."""
 
     intercept: float
@@ -96,7 +96,7 @@ class Simulation(Section):
     traffic: Traffic
     positions: Positions = Positions()
     logging: LoggingPolicy = LoggingPolicy()
-    behaviour: Behaviour
+    behaviour: CustomerBehaviour
     outcomes: Outcomes
     faults: tuple[planted.Fault, ...] = ()
 
@@ -107,19 +107,19 @@ class Simulation(Section):
 
 
 def simulation(use_case: UseCase) -> Simulation:
-    """Read and check the use case's section. UseCaseError with path, value and the nearest valid name."""
+    """Read and check the use case's section. InputError with path, value and the nearest valid name."""
     if use_case.simulator is None:
-        raise UseCaseError(f"{use_case.name}: no simulator section")
+        raise InputError(f"{use_case.name}: no simulator section")
     try:
         found = Simulation.model_validate(use_case.simulator)
     except ValidationError as error:
-        raise UseCaseError("\n".join(_explain(use_case, dict(item)) for item in error.errors())) from None
+        raise InputError("\n".join(_explain(use_case, dict(item)) for item in error.errors())) from None
     try:
         _check_events(use_case, found)
         _check_names(use_case, found)
         _check_faults(use_case, found)
     except ValueError as error:
-        raise UseCaseError(f"{use_case.name}: simulator.{error}") from None
+        raise InputError(f"{use_case.name}: simulator.{error}") from None
     return found
 
 
@@ -210,11 +210,11 @@ def _check_attribute(where: str, attribute: Attribute, known: Known) -> tuple[st
     if isinstance(attribute, Distance):
         for name in (*attribute.start, *attribute.end):
             _number(where, name, known)
-    elif isinstance(attribute, Bins):
+    elif isinstance(attribute, BinnedAttribute):
         _number(f"{where}.of", attribute.of, known)
     elif isinstance(attribute, Number):
         _check_terms(f"{where}.terms", attribute.terms, known)
-    return attribute.labels if isinstance(attribute, (Category, Bins)) else None
+    return attribute.labels if isinstance(attribute, (Category, BinnedAttribute)) else None
 
 
 def _check_terms(where: str, terms: dict[str, Term], known: Known) -> None:

@@ -283,7 +283,7 @@ class Calendar(_Attribute):
         return part.astype(np.float64)
 
 
-class Bins(_Attribute):
+class BinnedAttribute(_Attribute):
     """A name for each range of a number: `edges` are inner ones, a value on an edge belongs to the upper range."""
 
     kind: Literal["bins"]
@@ -303,7 +303,7 @@ class Bins(_Attribute):
         return Categories(place[np.searchsorted(self.edges, numbers(columns, self.of), side="right")], distinct)
 
 
-Attribute = Annotated[Category | Number | Distance | Calendar | Bins, Setting(discriminator="kind")]
+Attribute = Annotated[Category | Number | Distance | Calendar | BinnedAttribute, Setting(discriminator="kind")]
 Attributes = dict[str, Attribute]
 
 

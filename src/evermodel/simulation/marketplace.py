@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.records import Window, from_micros
 from evermodel.simulation import drift_injection as planted
 from evermodel.simulation.config import Simulation
@@ -67,7 +67,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Events:
+class MarketplaceEvents:
     """What follows some rows: `after` and `created` are int64 microseconds, `columns` hold the outcome's attributes."""
 
     rows: Rows
@@ -142,7 +142,7 @@ class Market:
         population = self.settings.users if name == "users" else self.settings.items
         labels = tuple(population.id.format(number) for number in range(population.count))
         if len(set(labels)) < len(labels):
-            raise UseCaseError(f"simulator.{name}.id = {population.id!r} gives the same key twice")
+            raise InputError(f"simulator.{name}.id = {population.id!r} gives the same key twice")
         keys = Categories(np.arange(len(labels)), labels)
         times = np.zeros(len(labels), dtype=np.int64)
         start: Columns = {population.key: keys}
@@ -182,7 +182,7 @@ class Market:
             scores = scores + total(policy.terms, self.truth(rows).columns, stream=stream, scale={})
         return np.asarray(scores, dtype=np.float64)
 
-    def events(self, rows: Rows, positions: Ints) -> Events:
+    def events(self, rows: Rows, positions: Ints) -> MarketplaceEvents:
         """The outcomes of the rows, by time. Rows of one request and item have one outcome."""
         outcomes, seed = self.settings.outcomes, self.settings.seed
         pairs, once = np.unique(self.pair_keys(rows), return_index=True)
@@ -199,7 +199,7 @@ class Market:
         late = [fault for fault in self.settings.faults if isinstance(fault, planted.LateLabels)]
         created = planted.delayed(times + reported, late, times=times, keys=pairs)
         order = np.lexsort((pairs, times))
-        return Events(rows.take(order), take_columns(columns, order), times[order], created[order])
+        return MarketplaceEvents(rows.take(order), take_columns(columns, order), times[order], created[order])
 
     def unobserved(self, name: str, rows: Rows) -> NDArray[np.bool_] | None:
         """bool[n], what of an attribute isn't seen: of a user or item always or never, of a context once a request."""

@@ -26,7 +26,7 @@ ARROW = {"float": pa.float64(), "int": pa.int64(), "string": pa.string(), "bool"
 
 
 class Simulator:
-    """One use case's simulated marketplace. UseCaseError where its section is wrong."""
+    """One use case's simulated marketplace. InputError where its section is wrong."""
 
     def __init__(self, use_case: UseCase) -> None:
         self.settings = simulation(use_case)

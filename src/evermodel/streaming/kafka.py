@@ -35,7 +35,7 @@ Place = tuple[str, int]  # topic and partition
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class BatchSchedule:
     """When a batch is committed and when features follow; whichever of rows and seconds comes first."""
 
     batch_rows: int = 5000
@@ -76,7 +76,7 @@ class StreamIngester:
     refresh: Callable[[str], object]
     clock: Callable[[], datetime]
     status: StreamStatus
-    pace: Pace = field(default_factory=Pace)
+    pace: BatchSchedule = field(default_factory=BatchSchedule)
     _waiting: dict[Place, list[Message]] = field(default_factory=dict, init=False)
     _since: float | None = field(default=None, init=False)  # when the oldest that waits came
     _stale: set[str] = field(default_factory=set, init=False)

@@ -14,7 +14,7 @@ from evermodel.training.train import train
 
 if TYPE_CHECKING:
     from evermodel.bundle import OpenRelease
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
     from evermodel.use_case import UseCase
 
 
@@ -34,7 +34,7 @@ class TrainedRelease:
 
 def train_release(
     use_case: UseCase,
-    turn: TurnRows,
+    turn: TrainingRows,
     *,
     parent: OpenRelease | None,
     mode: Mode,

@@ -19,12 +19,12 @@ from evermodel.failpoint import failpoint
 from evermodel.features.training_set import row_digest
 from evermodel.records import BundleRef, Mode, TrainingManifest, Window, micros
 from evermodel.training.torch import loop, state
-from evermodel.training.torch.loop import Outcome
+from evermodel.training.torch.loop import FitResult
 from evermodel.training.torch.start import Start, begin
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainResult:
 def train(
     use_case: UseCase,
     objective: str,
-    turn: TurnRows,
+    turn: TrainingRows,
     *,
     mode: Mode,
     parent: Bundle | None,
@@ -86,7 +86,7 @@ def train(
     return TrainResult(ref, manifest, outcome.seconds, outcome.losses)
 
 
-def optimise(start: Start) -> Outcome:
+def optimise(start: Start) -> FitResult:
     """The plain loop, in place on `start.learner`."""
     return loop.run(
         start.learner,
@@ -102,9 +102,9 @@ def optimise(start: Start) -> Outcome:
 def _manifest(
     use_case: UseCase,
     objective: str,
-    turn: TurnRows,
+    turn: TrainingRows,
     start: Start,
-    outcome: Outcome,
+    outcome: FitResult,
     *,
     mode: Mode,
     parent: Bundle | None,
@@ -119,8 +119,8 @@ def _manifest(
         mode=mode,
         windows=turn.windows,
         gate_window=turn.gate_window,
-        replay_rows=start.replay_rows,
-        replay_window=turn.replay_window,
+        rehearsal_rows=start.rehearsal_rows,
+        rehearsal_window=turn.rehearsal_window,
         trigger=trigger,
         rows=len(start.data),
         epochs=outcome.epochs,
@@ -141,7 +141,7 @@ def _manifest(
     )
 
 
-def _check_known(turn: TurnRows, now: datetime) -> None:
+def _check_known(turn: TrainingRows, now: datetime) -> None:
     """No row may be from after `now`: a model that saw the future would win every gate until it is live."""
     for part in (turn.train, turn.replay):
         if part is not None and len(part) and (newest := pc.max(part.column("event_time")).as_py()) > now:

@@ -23,7 +23,7 @@ from evermodel.training.torch.start import from_scratch
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
 
 HIDDEN = ("32", "64-32", "128-64", "128-64-32")
 LEARNING_RATE = (3e-4, 1e-2)
@@ -49,7 +49,7 @@ class Tuning:
 
 
 def tune_objective(
-    use_case: UseCase, objective: str, turn: TurnRows, *, num_trials: int, seed: int, out: str
+    use_case: UseCase, objective: str, turn: TrainingRows, *, num_trials: int, seed: int, out: str
 ) -> Tuning:
     """Try `num_trials` settings of one objective. `out`: below it the run keeps its rows while it lasts.
 
@@ -98,7 +98,7 @@ def with_trial(use_case: UseCase, objective: str, trial: Trial) -> UseCase:
     return use_case.model_copy(update={"training": training, "objectives": objectives})
 
 
-def judge(use_case: UseCase, objective: str, turn: TurnRows, *, seed: int) -> float:
+def judge(use_case: UseCase, objective: str, turn: TrainingRows, *, seed: int) -> float:
     """Train from scratch on the older rows; the mean loss on the newest share, after the last epoch."""
     patient = use_case.training.model_copy(update={"patience": use_case.training.epochs})  # holds the share out
     start = from_scratch(use_case.model_copy(update={"training": patient}), objective, turn, seed=seed)

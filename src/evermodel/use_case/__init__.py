@@ -18,8 +18,8 @@ path, the value and the nearest valid name; nothing is guessed.
 from evermodel.records import Time, Window
 from evermodel.use_case.cache import of_use_case
 from evermodel.use_case.case import RESERVED, UseCase, source_columns, with_seed
-from evermodel.use_case.data import Clock, Entity, Field, Label, Prediction, RowNumber, Source
-from evermodel.use_case.evaluation import LESS_IS_BETTER, METRICS, Behaviour, Evaluation, Gate, Slice
+from evermodel.use_case.data import Clock, Entity, Field, Label, PredictionTask, RowNumber, Source
+from evermodel.use_case.evaluation import LESS_IS_BETTER, METRICS, BehaviourTest, Evaluation, Gate, Slice
 from evermodel.use_case.features import (
     CalendarFeature,
     ColumnFeature,
@@ -41,7 +41,7 @@ __all__ = [
     "METRICS",
     "RESERVED",
     "UNITS",
-    "Behaviour",
+    "BehaviourTest",
     "BusinessFigure",
     "CalendarFeature",
     "Clock",
@@ -62,7 +62,7 @@ __all__ = [
     "Monitoring",
     "Name",
     "Objective",
-    "Prediction",
+    "PredictionTask",
     "Retraining",
     "RowNumber",
     "Section",

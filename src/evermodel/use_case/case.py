@@ -14,8 +14,8 @@ from pydantic import model_validator
 from evermodel import plugins
 from evermodel.errors import nearest
 from evermodel.records import canonical_json, sha256
-from evermodel.use_case.data import Entity, Label, Prediction, Source
-from evermodel.use_case.evaluation import METRICS, Behaviour, Evaluation, Gate, Slice
+from evermodel.use_case.data import Entity, Label, PredictionTask, Source
+from evermodel.use_case.evaluation import METRICS, BehaviourTest, Evaluation, Gate, Slice
 from evermodel.use_case.features import (
     ColumnFeature,
     CrossFeature,
@@ -40,7 +40,7 @@ class UseCase(Section):
     framing: Literal["binary", "multiclass", "regression", "ranking"]
     entities: tuple[Entity, ...] = Setting(min_length=1)
     sources: tuple[Source, ...] = Setting(min_length=1)
-    predict: Prediction
+    predict: PredictionTask
     labels: tuple[Label, ...] = Setting(min_length=1)
     features: tuple[Feature, ...] = Setting(min_length=1)
     objectives: tuple[Objective, ...] = Setting(min_length=1)
@@ -49,7 +49,7 @@ class UseCase(Section):
     evaluation: Evaluation
     gate: Gate = Gate()
     slices: tuple[Slice, ...] = ()
-    behaviour: tuple[Behaviour, ...] = ()
+    behaviour: tuple[BehaviourTest, ...] = ()
     serving: Serving = Serving()
     monitoring: Monitoring
     retraining: Retraining = Retraining()

@@ -79,7 +79,7 @@ class Source(Section):
         return next(field for field in self.fields if field.name == name)
 
 
-class Prediction(Section):
+class PredictionTask(Section):
     """Whose rows are answered."""
 
     source: str

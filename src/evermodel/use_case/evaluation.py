@@ -41,7 +41,7 @@ class Slice(Section):
     level: Literal["enforce", "warn"] = "warn"
 
 
-class Behaviour(Section):
+class BehaviourTest(Section):
     """A test of what the model does, not of how well: scores must not move, move one way, or move little."""
 
     name: Name

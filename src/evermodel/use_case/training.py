@@ -52,10 +52,10 @@ class Stateful(Section):
     epochs: int = Setting(1, ge=1)
     learning_rate: float | None = Setting(None, gt=0, description="absent: the champion's scheduler goes on")
     batch_size: int | None = Setting(None, ge=1)
-    replay_share: float = Setting(
+    rehearsal_share: float = Setting(
         0.2, ge=0, lt=1, description="of the rows trained, older ones drawn against forgetting"
     )
-    replay_span: Duration | None = Setting(
+    rehearsal_span: Duration | None = Setting(
         None, description="how far back they are drawn from; absent: to the beginning"
     )
     restandardise: bool = True

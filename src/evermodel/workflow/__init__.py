@@ -7,7 +7,7 @@ where things lie. What a stage does is in its own package. Callers know this pac
 from evermodel.workflow.data import apply_features, build_training_set, ingest, materialize
 from evermodel.workflow.monitoring import monitor, newest_window
 from evermodel.workflow.project import Project
-from evermodel.workflow.promotion import project_aliases, promote, register, rollback
+from evermodel.workflow.promotion import promote, register, rollback, sync_aliases
 from evermodel.workflow.retraining import decide, retrain, status
 from evermodel.workflow.runs import claim, mode_of, plan, read_report, read_run
 from evermodel.workflow.serving import predict_batch, serve
@@ -27,7 +27,6 @@ __all__ = [
     "newest_window",
     "plan",
     "predict_batch",
-    "project_aliases",
     "promote",
     "read_report",
     "read_run",
@@ -36,5 +35,6 @@ __all__ = [
     "rollback",
     "serve",
     "status",
+    "sync_aliases",
     "train",
 ]

@@ -35,7 +35,7 @@ def build_training_set(project: Project, plan: Plan) -> TrainingSet:
 
     _, case = project.find(plan.use_case_uri)
     refuse(declared_leaks(case))
-    rows = training_sets.turn_rows(
+    rows = training_sets.training_rows(
         case,
         project.log(case),
         windows=plan.windows,
@@ -50,7 +50,7 @@ def build_training_set(project: Project, plan: Plan) -> TrainingSet:
     return saved
 
 
-def _leakage(case: UseCase, rows: training_sets.TurnRows) -> str:
+def _leakage(case: UseCase, rows: training_sets.TrainingRows) -> str:
     """The findings of the leakage report for every label, each once, as JSON."""
     from evermodel.data.leakage import leakage_report
 

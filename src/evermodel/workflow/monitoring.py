@@ -38,7 +38,7 @@ def monitor(
     ledger.record_window(report, now=now)
     for alert in report.alerts:
         ledger.record_alert(alert, now=now)
-    for older in _ripened(case, ledger.windows(case.name), report, now=now):
+    for older in _ripened(case, ledger.monitoring_reports(case.name), report, now=now):
         again, _, _ = _look(project, case, older, now=now)
         ledger.record_window(again, now=now)
         for alert in again.alerts:

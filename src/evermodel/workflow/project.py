@@ -11,7 +11,7 @@ from pathlib import Path
 from evermodel import storage
 from evermodel import use_case as use_cases
 from evermodel.data.events import EventLog
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.ledger import Ledger
 from evermodel.profile import Profile, load_profile
 from evermodel.records import Plan
@@ -38,7 +38,7 @@ class Project:
                 names = [
                     Path(path).stem for path in storage.list_files(self.profile.root / "use_cases", suffix=".yaml")
                 ]
-                raise UseCaseError(f"no use case {reference!r} here; {nearest(reference, names)}")
+                raise InputError(f"no use case {reference!r} here; {nearest(reference, names)}")
         return uri, use_cases.load(uri)
 
     def log(self, case: UseCase) -> EventLog:

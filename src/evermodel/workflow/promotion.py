@@ -12,11 +12,11 @@ from evermodel.workflow.project import Project
 
 def register(project: Project, plan: Plan, release: Release, report: EvaluationReport) -> str:
     """Log the release to the registry, whatever its verdict; the registry's run id."""
-    from evermodel.registry.store import Store
+    from evermodel.registry.store import ModelRegistry
 
     manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
     _, case = project.find(plan.use_case_uri)
-    return Store(project.profile.mlflow_uri).log_release(case, release, manifests, report)
+    return ModelRegistry(project.profile.mlflow_uri).log_release(case, release, manifests, report)
 
 
 def promote(
@@ -52,11 +52,11 @@ def promote(
     return word
 
 
-def project_aliases(project: Project, name: str) -> dict[str, str]:
+def sync_aliases(project: Project, name: str) -> dict[str, str]:
     """Re-apply the registry's aliases until they say what the ledger says."""
-    from evermodel.registry.store import Store
+    from evermodel.registry.store import ModelRegistry
 
-    return Store(project.profile.mlflow_uri).project(project.ledger(), name)
+    return ModelRegistry(project.profile.mlflow_uri).project(project.ledger(), name)
 
 
 def rollback(project: Project, reference: str, *, now: datetime, actor: str, reason: str) -> Promotion:

@@ -9,8 +9,8 @@ from evermodel.errors import EvermodelError
 from evermodel.ledger import Ledger, lease
 from evermodel.records import Decision, Plan, Release, Window
 from evermodel.use_case import UseCase
+from evermodel.workflow import runs
 from evermodel.workflow.project import Project
-from evermodel.workflow.runs import mode_of, plan
 
 
 def decide(project: Project, reference: str, *, now: datetime) -> Decision:
@@ -21,7 +21,7 @@ def decide(project: Project, reference: str, *, now: datetime) -> Decision:
     _, case = project.find(reference)
     ledger = project.ledger()
     lease.tidy(ledger, case.name, now=now)
-    standing = ledger.standing(case, now=now, new_rows=_new_rows(project, case, ledger.champion(case.name), now))
+    standing = ledger.policy_state(case, now=now, new_rows=_new_rows(project, case, ledger.champion(case.name), now))
     if (due := schedule_alert(case, standing, now=now)) is not None:
         ledger.record_alert(due, now=now)
     alerts = ledger.alerts(case.name, champion=standing.champion)
@@ -48,30 +48,30 @@ def retrain(
     from evermodel.execution.launch import launch, training_parameters
     from evermodel.parsing import spans
 
-    todo = plan(project, reference, now=now, windows=spans(windows), mode=mode_of(mode), reason=reason)
+    plan = runs.plan(project, reference, now=now, windows=spans(windows), mode=runs.mode_of(mode), reason=reason)
     parameters = training_parameters(
-        use_case=todo.use_case_uri,
+        use_case=plan.use_case_uri,
         windows=windows,
         mode=mode,
-        reason=todo.reason,
+        reason=plan.reason,
         now=now,
-        key=todo.key,
-        trigger=_asked_for(project.ledger(), todo),
+        key=plan.key,
+        trigger=_asked_for(project.ledger(), plan),
     )
-    done = launch(project.profile, "training", parameters, log_name=f"training-{todo.key}")
-    run = next((run for run in project.ledger().runs(todo.use_case) if run.key == todo.key), None)
+    done = launch(project.profile, "training", parameters, log_name=f"training-{plan.key}")
+    run = next((one for one in project.ledger().runs(plan.use_case) if one.key == plan.key), None)
     if run is None:
-        raise EvermodelError(f"run {todo.key} wasn't started: another one of {todo.use_case} is running")
+        raise EvermodelError(f"run {plan.key} wasn't started: another one of {plan.use_case} is running")
     return {"key": run.key, "state": run.state, **run.result, "log": done.log}
 
 
-def _asked_for(ledger: Ledger, todo: Plan) -> Window | None:
-    """The window of the alerts that the policy decided to retrain the champion for, where `todo` trains on all of it."""
-    champion = todo.champion.id if todo.champion else None
-    asked = [one for one in ledger.decisions(todo.use_case) if one.action == "retrain" and one.champion == champion]
+def _asked_for(ledger: Ledger, plan: Plan) -> Window | None:
+    """The window of the alerts that the policy decided to retrain the champion for, where `plan` trains on all of it."""
+    champion = plan.champion.id if plan.champion else None
+    asked = [one for one in ledger.decisions(plan.use_case) if one.action == "retrain" and one.champion == champion]
     if not asked or not asked[-1].alerts or (window := asked[-1].trigger) is None:
         return None
-    return window if any(one.start <= window.start and window.end <= one.end for one in todo.windows) else None
+    return window if any(one.start <= window.start and window.end <= one.end for one in plan.windows) else None
 
 
 def status(project: Project, reference: str | None, *, now: datetime) -> list[dict[str, object]]:

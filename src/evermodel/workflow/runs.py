@@ -7,7 +7,7 @@ from datetime import datetime
 
 from evermodel import storage
 from evermodel.code_version import code_version
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.ledger import Ledger, lease
 from evermodel.records import (
     EvaluationReport,
@@ -45,16 +45,16 @@ def plan(
     """
     uri, case = project.find(reference)
     if use_case_digest not in ("", case.digest()):
-        raise UseCaseError(
+        raise InputError(
             f"{uri}: the use case is not the one that the run was started with (digest {use_case_digest[:12]})"
         )
     ledger = project.ledger()
     champion, start = ledger.champion(case.name), _parent(ledger, case, parent)
     chosen: Mode = mode or ("stateful" if start else "from_scratch")
     if start is None and chosen == "stateful":
-        raise UseCaseError(f"{case.name}: there is no release to go on from; train with mode from_scratch first")
+        raise InputError(f"{case.name}: there is no release to go on from; train with mode from_scratch first")
     if champion is not None and chosen == "from_scratch" and not reason.strip():
-        raise UseCaseError(f"{case.name}: starting over although champion {champion.id} is there needs a reason")
+        raise InputError(f"{case.name}: starting over although champion {champion.id} is there needs a reason")
     spans = tuple(windows) or _default_windows(case, start or champion, now)
     ids = [release.id if release else None for release in (champion, start)]
     identity = (case.name, ids, [window.span for window in spans], micros(now), chosen)
@@ -80,7 +80,7 @@ def _parent(ledger: Ledger, case: UseCase, parent: str) -> Release | None:
         return ledger.champion(case.name) if parent == "champion" else None
     known = {row.release.id: row.release for row in ledger.promotions(case.name)}
     if parent not in known:
-        raise UseCaseError(f"{case.name}: no release {parent!r} in the ledger; {nearest(parent, known)}")
+        raise InputError(f"{case.name}: no release {parent!r} in the ledger; {nearest(parent, known)}")
     return known[parent]
 
 
@@ -88,14 +88,14 @@ def _default_windows(case: UseCase, known: Release | None, now: datetime) -> tup
     if known is not None:
         return (Window(start=known.cursor, end=now),)
     if case.training.first is None:
-        raise UseCaseError(f"{case.name}: name the windows to train on, or training.first in the use case")
+        raise InputError(f"{case.name}: name the windows to train on, or training.first in the use case")
     return (case.training.first,)
 
 
 def mode_of(text: str) -> Mode | None:
     """A mode as a person writes it; empty: none said."""
     if text not in ("", "stateful", "from_scratch"):
-        raise UseCaseError(f"mode {text!r}: write stateful or from_scratch")
+        raise InputError(f"mode {text!r}: write stateful or from_scratch")
     return text or None  # type: ignore[return-value]
 
 
@@ -128,7 +128,7 @@ def read_run(project: Project, reference: str, key: str) -> tuple[Plan, Training
             uri.partition("?")[0].split("/")[-2]  # an object's URI may end in a query with slashes of its own
             for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")
         }
-        raise UseCaseError(f"{case.name}: no trained run {key!r}; {nearest(key, runs)}")
+        raise InputError(f"{case.name}: no trained run {key!r}; {nearest(key, runs)}")
     plan_text, rows_text, release_text = (
         storage.read_text(storage.join(home, name)) for name in ("plan.json", "training_set.json", "release.json")
     )
@@ -136,8 +136,8 @@ def read_run(project: Project, reference: str, key: str) -> tuple[Plan, Training
 
 
 def read_report(release: Release) -> EvaluationReport:
-    """The report that `evaluate` left with a release; UseCaseError where it wasn't judged yet."""
+    """The report that `evaluate` left with a release; InputError where it wasn't judged yet."""
     uri = storage.join(release.home, "report.json")
     if not storage.exists(uri):
-        raise UseCaseError(f"release {release.id} wasn't judged yet: run `evermodel evaluate` first")
+        raise InputError(f"release {release.id} wasn't judged yet: run `evermodel evaluate` first")
     return EvaluationReport.from_json(storage.read_text(uri))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from evermodel import storage
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.features import training_set as training_sets
 from evermodel.records import Window, canonical_json
 from evermodel.workflow.project import Project
@@ -19,7 +19,7 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
     uri, case = project.find(reference)
     champion = project.ledger().champion(case.name)
     if champion is None or window is None:
-        raise UseCaseError(f"{case.name}: batch prediction needs a champion and a window (START..END)")
+        raise InputError(f"{case.name}: batch prediction needs a champion and a window (START..END)")
     rows = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
     home = project.profile.place(case.name, "predictions", champion.id, str(window).replace(":", ""))
     rows_uri = storage.join(home, "rows.parquet")

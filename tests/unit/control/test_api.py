@@ -101,7 +101,7 @@ def test_one_retrain_at_a_time(desk: Desk) -> None:
 
 def test_a_run_elsewhere_is_not_joined_by_another(desk: Desk) -> None:
     ledger = desk.service.ledger
-    ledger.claim("elsewhere", owner="pipeline", now=NOW, seconds=60)
+    ledger.claim_lease("elsewhere", owner="pipeline", now=NOW, seconds=60)
     ledger.start_run("elsewhere", use_case=NAME, decision_id=None, owner="pipeline", now=NOW)
     assert ask(desk, "retrain", reason="x").status_code == 409
     assert [lease["key"] for lease in get(desk, f"{NAME}/leases").json()] == ["elsewhere"]
@@ -124,7 +124,7 @@ def test_a_decision_that_was_never_run_is_started_again(desk: Desk) -> None:
     again = Desk(desk.service.project)
     assert again.runs.resume() == [desk.started[0].retrain_key]
     ledger = desk.service.ledger
-    ledger.claim(desk.started[0].retrain_key, owner="pipeline", now=NOW, seconds=60)
+    ledger.claim_lease(desk.started[0].retrain_key, owner="pipeline", now=NOW, seconds=60)
     ledger.start_run(desk.started[0].retrain_key, use_case=NAME, decision_id=None, owner="pipeline", now=NOW)
     assert Desk(desk.service.project).runs.resume() == []
 

@@ -12,20 +12,20 @@ import httpx
 import pytest
 
 from evermodel.control.__main__ import serve, serving_url
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.workflow import Project
 from tests.support.ledger_history import NAME
 from tests.unit.control.control_cases import token, write_tokens
 
 
 def test_without_tokens_it_listens_to_this_machine_alone(told: Project) -> None:
-    with pytest.raises(UseCaseError, match=r"listens on 127\.0\.0\.1 only"):
+    with pytest.raises(InputError, match=r"listens on 127\.0\.0\.1 only"):
         serve(told, host="0.0.0.0")
 
 
 def test_a_short_session_key_is_refused(told: Project, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("short")
-    with pytest.raises(UseCaseError, match="at least 32 bytes"):
+    with pytest.raises(InputError, match="at least 32 bytes"):
         serve(told, key=str(tmp_path / "key"))
 
 

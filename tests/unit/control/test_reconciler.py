@@ -10,7 +10,7 @@ import pytest
 from evermodel import storage
 from evermodel.control import actions
 from evermodel.control.rollout.rayservice import RayService
-from evermodel.control.rollout.reconciler import Projector
+from evermodel.control.rollout.reconciler import Reconciler
 from evermodel.control.rollout.transitions import releases
 from evermodel.control.service import asks_serving
 from evermodel.errors import EvermodelError
@@ -31,14 +31,14 @@ class Stage:
     serving: Serving
     urls: tuple[str, str]
     ticks: float = 0.0
-    projectors: list[Projector] = field(default_factory=list)
+    projectors: list[Reconciler] = field(default_factory=list)
 
-    def projector(self) -> Projector:
+    def projector(self) -> Reconciler:
         from kubernetes import client
 
         connection = client.ApiClient(client.Configuration(host=self.urls[0]))
         service = RayService(KubernetesApi(connection, "live"), "evermodel-serving")
-        made = Projector(self.desk.service, service, asks_serving(self.urls[1]), deadline=60, ticks=lambda: self.ticks)
+        made = Reconciler(self.desk.service, service, asks_serving(self.urls[1]), deadline=60, ticks=lambda: self.ticks)
         self.projectors.append(made)
         return made
 

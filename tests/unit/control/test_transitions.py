@@ -9,12 +9,12 @@ import yaml
 from evermodel.control.rollout.transitions import (
     CaseNotes,
     Failed,
-    Sighting,
-    Step,
+    Observation,
     Target,
+    Transition,
     is_complete,
+    observe,
     releases,
-    sight,
     step,
     with_releases,
 )
@@ -39,10 +39,10 @@ applications:
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 A, B, C = (Target(release=name, uri=f"s3://b/{name}/release.json") for name in "abc")
 LIVE, WAITING, ERROR, SILENT = (
-    Sighting("live"),
-    Sighting("waiting"),
-    Sighting("error", "sha256 differs"),
-    Sighting("silent"),
+    Observation("live"),
+    Observation("waiting"),
+    Observation("error", "sha256 differs"),
+    Observation("silent"),
 )
 
 
@@ -108,7 +108,7 @@ def answer(replica: str, release: str | None, error: str | None = None, of: int 
     ],
 )
 def test_live_is_live_on_all_replicas(answers: list[dict[str, Any]], word: str) -> None:
-    assert sight(answers, "shop", "a").word == word
+    assert observe(answers, "shop", "a").word == word
 
 
 def test_asking_ends_when_all_have_answered() -> None:
@@ -118,8 +118,8 @@ def test_asking_ends_when_all_have_answered() -> None:
 
 
 def go(
-    notes: CaseNotes, champion: Target, configured: str | None, seen: Sighting = SILENT, waited: float = 0.0
-) -> Step:
+    notes: CaseNotes, champion: Target, configured: str | None, seen: Observation = SILENT, waited: float = 0.0
+) -> Transition:
     return step(notes, champion, configured, seen, waited=waited, deadline=60, now=NOW)
 
 
@@ -129,16 +129,16 @@ def test_a_new_champion_is_named_watched_and_kept() -> None:
     assert go(first.notes, B, B.uri, WAITING, 59).event == ""
     last = go(first.notes, B, B.uri, LIVE, 5)
     assert (last.event, last.uri, last.notes) == ("live", B.uri, CaseNotes(good=B))
-    assert go(last.notes, B, B.uri) == Step(CaseNotes(good=B), B.uri)
+    assert go(last.notes, B, B.uri) == Transition(CaseNotes(good=B), B.uri)
 
 
 @pytest.mark.parametrize(("seen", "waited"), [(ERROR, 11), (WAITING, 61), (ERROR, 61)])
-def test_what_serving_does_not_take_is_taken_back(seen: Sighting, waited: float) -> None:
+def test_what_serving_does_not_take_is_taken_back(seen: Observation, waited: float) -> None:
     over = go(CaseNotes(good=A, rolling=B), B, B.uri, seen, waited)
     assert (over.event, over.uri) == ("failed", A.uri)
     assert over.notes.good == A and over.notes.rolling is None
     assert over.notes.failed is not None and over.notes.failed.release == "b"
-    assert go(over.notes, B, A.uri) == Step(over.notes, A.uri)  # it isn't tried again
+    assert go(over.notes, B, A.uri) == Transition(over.notes, A.uri)  # it isn't tried again
 
 
 def test_an_error_of_before_and_an_outage_are_no_verdict() -> None:

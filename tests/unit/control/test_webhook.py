@@ -68,7 +68,7 @@ def test_told_again_it_is_the_same_alert_and_the_same_run(rows: Desk) -> None:
     rows.runs.wait(5)
     key = first["decisions"][0]["retrain_key"]
     ledger = rows.service.ledger
-    ledger.claim(key, owner="pipeline", now=NOW, seconds=3600)
+    ledger.claim_lease(key, owner="pipeline", now=NOW, seconds=3600)
     ledger.start_run(key, use_case=NAME, decision_id=None, owner="pipeline", now=NOW)
     rows.now += timedelta(minutes=5)
     again = tell(rows, fired()).json()

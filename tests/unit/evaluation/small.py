@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evermodel.features.training_set import TurnRows
+from evermodel.features.training_set import TrainingRows
 from evermodel.records import BundleRef, Release, Window, micros
 from evermodel.use_case import UseCase, parse
 
@@ -60,15 +60,15 @@ def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0)
     )
 
 
-def turn(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TurnRows:
+def turn(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
     window = Window(start=START, end=NOW)
-    return TurnRows(
+    return TrainingRows(
         train=train,
         gate=gate,
         replay=replay,
         windows=(window,),
         gate_window=window,
-        replay_window=None,
+        rehearsal_window=None,
         row_digest="0" * 64,
         cursor=NOW,
         data_version="0" * 64,

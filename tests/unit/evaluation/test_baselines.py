@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from evermodel.evaluation import baselines, metrics
 from evermodel.evaluation.baselines import Baseline
-from evermodel.use_case import Evaluation, Prediction, UseCase, parse
+from evermodel.use_case import Evaluation, PredictionTask, UseCase, parse
 
 from . import small
 
@@ -170,7 +170,7 @@ def test_the_labels_own_column_is_never_an_answer() -> None:
 def test_popularity_of_lists_is_the_items_rate_and_of_a_new_item_the_mean() -> None:
     case = small.case(
         framing="ranking",
-        predict=Prediction(source="visits", group="shop", item="shop"),
+        predict=PredictionTask(source="visits", group="shop", item="shop"),
         evaluation=Evaluation(metric="ndcg", baselines=("popularity", "transition")),
     )
     train = (

@@ -2,10 +2,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.evaluation import behaviour
 from evermodel.records import Check
-from evermodel.use_case import Behaviour, ColumnFeature, CustomFeature
+from evermodel.use_case import BehaviourTest, ColumnFeature, CustomFeature
 
 from . import small
 
@@ -13,7 +13,7 @@ ROWS = small.table(300)
 
 
 def run(rows: pa.Table = ROWS, score: behaviour.Score = small.by_x, **test: object) -> Check:
-    case = small.case(behaviour=(Behaviour(name="t", **test),))  # type: ignore[arg-type]
+    case = small.case(behaviour=(BehaviourTest(name="t", **test),))  # type: ignore[arg-type]
     (found,) = behaviour.run(case, score, rows, rng=np.random.default_rng(0))
     return found
 
@@ -75,10 +75,12 @@ def test_class_scores_move_by_total_variation() -> None:
 
 def test_a_feature_made_from_the_changed_one_follows_it() -> None:
     case = small.case(
-        behaviour=(Behaviour(name="t", kind="invariance", feature="x", set=3.0),),
+        behaviour=(BehaviourTest(name="t", kind="invariance", feature="x", set=3.0),),
         features=(
             ColumnFeature(name="x"),
-            CustomFeature(name="twice", kind="custom", transform="tests.unit.evaluation.behaviour_seam:double", of=("x",)),
+            CustomFeature(
+                name="twice", kind="custom", transform="tests.unit.evaluation.behaviour_seam:double", of=("x",)
+            ),
         ),
     )
     rows = ROWS.append_column("twice", pa.array(2 * ROWS["x"].to_numpy()))
@@ -94,7 +96,7 @@ def test_a_test_that_lacks_what_it_needs_says_so() -> None:
         {"kind": "direction", "feature": "x", "add": 1.0},
         {"kind": "invariance"},
     ):
-        with pytest.raises(UseCaseError, match=r"behaviour\.t"):
+        with pytest.raises(InputError, match=r"behaviour\.t"):
             run(**wrong)
 
 

@@ -12,7 +12,7 @@ from evermodel.errors import DataError
 from evermodel.evaluation import metrics
 from evermodel.evaluation.evaluate import as_served, evaluate, packed_bytes, smoke_failure
 from evermodel.records import EvaluationReport
-from evermodel.use_case import Behaviour, Evaluation, Gate, Objective, Prediction, Slice
+from evermodel.use_case import BehaviourTest, Evaluation, Gate, Objective, PredictionTask, Slice
 
 from . import small
 
@@ -34,7 +34,7 @@ def report_of(tmp_path: Path, **changes: object) -> EvaluationReport:
 def test_a_better_challenger_is_promoted_with_all_figures(tmp_path: Path) -> None:
     case = small.case(
         slices=(Slice(field="shop", minimum_rows=20),),
-        behaviour=(Behaviour(name="more_x_sells", kind="direction", feature="x", add=1.0, expect="up"),),
+        behaviour=(BehaviourTest(name="more_x_sells", kind="direction", feature="x", add=1.0, expect="up"),),
     )
     challenger = small.formula(tmp_path, small.by_x)
     champion = small.formula(tmp_path, noisy, name="champion")
@@ -74,7 +74,7 @@ def test_a_first_champion_is_judged_by_baselines(tmp_path: Path) -> None:
 
 
 def test_the_same_call_gives_the_same_report_but_for_the_time_it_took(tmp_path: Path) -> None:
-    changes = {"behaviour": (Behaviour(name="b", kind="perturbation", feature="x", noise=0.1),)}
+    changes = {"behaviour": (BehaviourTest(name="b", kind="perturbation", feature="x", noise=0.1),)}
     first, again = report_of(tmp_path, **changes), report_of(tmp_path, **changes)
     assert first.model_copy(update={"milliseconds_per_row": 0.0}) == again.model_copy(
         update={"milliseconds_per_row": 0.0}
@@ -222,7 +222,7 @@ def test_two_objectives_are_judged_together_and_told_apart(tmp_path: Path) -> No
     amount = small.case().labels[0].model_copy(update={"name": "amount", "type": "number"})
     case = small.case(
         framing="ranking",
-        predict=Prediction(source="visits", group="day"),
+        predict=PredictionTask(source="visits", group="day"),
         labels=(small.case().labels[0], amount),
         objectives=(*small.case().objectives, Objective(name="amount", label="amount", weight=0.1)),
         evaluation=Evaluation(metric="ndcg", baselines=("random",)),

@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from evermodel.errors import DataError
 from evermodel.evaluation import metrics
-from evermodel.use_case import METRICS, Evaluation, Prediction
+from evermodel.use_case import METRICS, Evaluation, PredictionTask
 
 from . import small
 
@@ -156,7 +156,7 @@ def test_served_categories_are_judged_by_the_places_of_their_classes() -> None:
 
 
 def test_groups_come_from_the_prediction_source() -> None:
-    case = small.case(framing="ranking", predict=Prediction(source="visits", group="shop"))
+    case = small.case(framing="ranking", predict=PredictionTask(source="visits", group="shop"))
     known = metrics.sample_of(case, small.table(20), np.zeros(20))
     assert len(set(known.groups.tolist())) == 3
     assert metrics.sample_of(small.case(), small.table(20), np.zeros(20)).groups is None

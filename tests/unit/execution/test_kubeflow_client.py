@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.execution.kubeflow import submit as kfp
-from evermodel.execution.kubeflow.client import KfpClient, Pace
+from evermodel.execution.kubeflow.client import KfpClient, RetryPolicy
 from evermodel.profile import Profile
 from tests.support import ROOT
 from tests.unit.execution.kfp_server import Endpoint, kubeflow
@@ -30,9 +30,9 @@ class Clock:
         self.now += seconds
 
 
-def patient(**more: float) -> Pace:
+def patient(**more: float) -> RetryPolicy:
     clock = Clock()
-    return Pace(sleep=clock.sleep, clock=lambda: clock.now, patience=60.0, **more)  # type: ignore[arg-type]
+    return RetryPolicy(sleep=clock.sleep, clock=lambda: clock.now, patience=60.0, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> KfpClient:
-    return KfpClient(endpoint.url, namespace="models", pace=patient())
+    return KfpClient(endpoint.url, namespace="models", policy=patient())
 
 
 def start(client: KfpClient, name: str = "training-0123456789abcdef") -> str:
@@ -136,7 +136,7 @@ def test_a_bad_end_ends_it_too(client: KfpClient, endpoint: Endpoint, states: li
 def test_the_token_is_read_anew_for_each_call(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.token, place = "first", tmp_path / "token"
     place.write_text("first\n")
-    client = KfpClient(endpoint.url, token_file=place, pace=patient())
+    client = KfpClient(endpoint.url, token_file=place, policy=patient())
     run_id = start(client)
     endpoint.token = "second"
     place.write_text("second\n")
@@ -148,17 +148,17 @@ def test_a_refused_token_is_said_at_once(endpoint: Endpoint, tmp_path: Path) -> 
     endpoint.token, place = "right", tmp_path / "token"
     place.write_text("wrong")
     with pytest.raises(EvermodelError, match=rf"refuses the token of {place} \(401\): Request unauthenticated") as told:
-        start(KfpClient(endpoint.url, token_file=place, pace=patient()))
+        start(KfpClient(endpoint.url, token_file=place, policy=patient()))
     assert endpoint.tokens == ["Bearer wrong"] and "wrong" not in str(told.value)
     with pytest.raises(EvermodelError, match=r"a call without a token \(kfp_token_file\)"):
-        start(KfpClient(endpoint.url, pace=patient()))
+        start(KfpClient(endpoint.url, policy=patient()))
 
 
 def test_nobody_there_is_said_in_the_end() -> None:
     with kubeflow() as gone:
         pass
     with pytest.raises(EvermodelError, match=r"doesn't answer.*given up after 60 s"):
-        start(KfpClient(gone.url, pace=patient()))
+        start(KfpClient(gone.url, policy=patient()))
 
 
 def test_a_recurring_run_makes_up_for_nothing_and_is_there_once(client: KfpClient, endpoint: Endpoint) -> None:
@@ -178,7 +178,7 @@ def test_a_run_is_named_by_its_key_or_by_all_that_it_is_asked(tmp_path: Path) ->
     keyless = {"use_case": "fraud", "now": "2026-01-01", "owner": "a"}
     assert kfp.run_name("monitoring", keyless) == kfp.run_name("monitoring", {**keyless, "owner": "b"})
     assert kfp.run_name("monitoring", keyless) != kfp.run_name("monitoring", {**keyless, "now": "2026-01-02"})
-    with pytest.raises(UseCaseError, match="set kfp_endpoint"):
+    with pytest.raises(InputError, match="set kfp_endpoint"):
         kfp.connect(Profile(root=tmp_path))
 
 

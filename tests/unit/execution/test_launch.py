@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from evermodel.errors import EvermodelError, UseCaseError
+from evermodel.errors import EvermodelError, InputError
 from evermodel.execution import kubernetes_job
-from evermodel.execution.kubernetes_api import Pace
+from evermodel.execution.kubernetes_api import RetryPolicy
 from evermodel.execution.kubernetes_job import run_job
 from evermodel.execution.launch import launch
 from evermodel.ledger import Ledger, lease
@@ -55,8 +55,8 @@ def profile(tmp_path: Path) -> Profile:
     return Profile(root=tmp_path, job="job.yaml", launcher="job", namespace="models", scratch="scratch")
 
 
-def pace() -> Pace:
-    return Pace(say=lambda _: None, sleep=lambda _: None)
+def policy() -> RetryPolicy:
+    return RetryPolicy(say=lambda _: None, sleep=lambda _: None)
 
 
 def with_pod(cluster: Cluster, status: dict[str, Any], log: str) -> Any:
@@ -90,8 +90,8 @@ def test_a_pipeline_runs_as_a_job_of_its_own(cluster: Cluster, profile: Profile)
 
 def test_asking_again_finds_the_job_whoever_asks(cluster: Cluster, profile: Profile) -> None:
     cluster.script["jobs"] = [with_pod(cluster, COMPLETE, "done\n")]
-    first = run_job(profile, "training", ASKED, pace=pace())
-    again = run_job(profile, "training", {**ASKED, "owner": "cli@b:3:4"}, pace=pace())
+    first = run_job(profile, "training", ASKED, policy=policy())
+    again = run_job(profile, "training", {**ASKED, "owner": "cli@b:3:4"}, policy=policy())
     assert first == again and cluster.applied("jobs") == 1
     other = kubernetes_job.filled(
         kubernetes_job.read_template(profile, "job"), "training", {**ASKED, "windows": "a..b"}
@@ -104,7 +104,7 @@ def test_a_failed_job_says_why_and_can_be_asked_for_again(cluster: Cluster, prof
     with pytest.raises(EvermodelError, match="pipeline training failed in train: no rows"):
         launch(profile, "training", ASKED, log_name="training-k")
     cluster.script["jobs"] = [FAILED, with_pod(cluster, COMPLETE, "done\n")]
-    assert run_job(profile, "training", ASKED, pace=pace()).succeeded
+    assert run_job(profile, "training", ASKED, policy=policy()).succeeded
     assert cluster.applied("jobs") == 2
 
 
@@ -116,8 +116,8 @@ def test_a_job_whose_pods_are_gone_says_its_reason(cluster: Cluster, profile: Pr
 
 def test_a_template_that_is_none_is_a_usage_error(cluster: Cluster, profile: Profile, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("kind: Job\n")
-    with pytest.raises(UseCaseError, match="it has no spec"):
-        run_job(profile, "training", ASKED, pace=pace())
+    with pytest.raises(InputError, match="it has no spec"):
+        run_job(profile, "training", ASKED, policy=policy())
 
 
 def test_kfp_is_submitted_to_and_waited_for_in_a_subprocess(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from evermodel import storage
 from evermodel.errors import EvermodelError
 from evermodel.execution import entrypoint, ray_job
-from evermodel.execution.kubernetes_api import KubernetesApi, Pace, owner_of_this_pod
+from evermodel.execution.kubernetes_api import KubernetesApi, RetryPolicy, owner_of_this_pod
 from evermodel.execution.ray_job import Ask, filled, on_ray
 from evermodel.profile import Profile
 from tests.unit.execution.kubernetes_server import Cluster, kubernetes
@@ -53,8 +53,8 @@ class Clock:
         self.now += seconds
 
     @property
-    def pace(self) -> Pace:
-        return Pace(say=self.said.append, sleep=self.sleep, clock=lambda: self.now, patience=60.0)
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(say=self.said.append, sleep=self.sleep, clock=lambda: self.now, patience=60.0)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def finish(folder: str) -> Any:
 
 
 def train(profile: Profile, folder: str, clock: Clock) -> None:
-    on_ray(profile, "train", folder, key=KEY, use_case="fraud", pace=clock.pace)
+    on_ray(profile, "train", folder, key=KEY, use_case="fraud", policy=clock.policy)
 
 
 def test_a_job_is_applied_followed_and_cleaned_up(cluster: Cluster, profile: Profile, folder: str) -> None:
@@ -180,11 +180,11 @@ def test_a_deadline_is_said(cluster: Cluster, profile: Profile, folder: str) -> 
 
 def test_without_an_operator_the_wait_ends(cluster: Cluster, profile: Profile, folder: str) -> None:
     with pytest.raises(EvermodelError, match="beyond its deadline: is the KubeRay operator up"):
-        on_ray(profile, "train", folder, key=KEY, use_case="fraud", pace=_coarse(Clock()))
+        on_ray(profile, "train", folder, key=KEY, use_case="fraud", policy=_coarse(Clock()))
 
 
-def _coarse(clock: Clock) -> Pace:
-    return Pace(say=clock.said.append, sleep=lambda _: clock.sleep(300), clock=lambda: clock.now)
+def _coarse(clock: Clock) -> RetryPolicy:
+    return RetryPolicy(say=clock.said.append, sleep=lambda _: clock.sleep(300), clock=lambda: clock.now)
 
 
 def test_deleted_meanwhile_is_an_error_and_after_the_end_is_none(

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from evermodel.errors import FeatureStoreError
 from evermodel.features.online_store import open_store
-from evermodel.features.packed_store import PackedStore, Store
+from evermodel.features.packed_store import KeyValueStore, PackedStore
 from tests.support.servers import Server, redis_server
 
 FLOATS = st.floats(allow_nan=False) | st.just(float("nan"))
 
 
-Opener = Callable[[], Store]
+Opener = Callable[[], KeyValueStore]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         server = request.getfixturevalue("redis")
         uri, password_file = f"redis://127.0.0.1:{server.port}/0", str(server.password_file)
 
-    def open_() -> Store:
+    def open_() -> KeyValueStore:
         return open_store(uri, password_file=password_file)
 
     yield open_
     open_().drop("v")
 
 
-def _store(opener: Opener) -> Store:
+def _store(opener: Opener) -> KeyValueStore:
     store = opener()
     store.define("v", numbers=["a", "b"], texts=["t"])
     return store

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case as use_cases
-from evermodel.errors import DataError, UseCaseError
+from evermodel.errors import DataError, InputError
 from evermodel.features.columns import entity_codes
 from evermodel.features.point_in_time import (
     asof_join,
@@ -231,7 +231,7 @@ def test_a_positive_value_that_the_field_can_not_have_is_an_error():
 
 def test_features_in_a_circle_are_an_error(shop):
     text = CASE.replace("of: [price], transform", "of: [where_what], transform")
-    with pytest.raises(UseCaseError, match="circle"):
+    with pytest.raises(InputError, match="circle"):
         row_features(
             use_cases.parse(text), feature_rows(shop, shop_events(5, 0)).drop_columns(["doubled", "where_what"])
         )

@@ -14,7 +14,7 @@ from evermodel import storage
 from evermodel import use_case as use_cases
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
-from evermodel.features.training_set import TurnRows, load, numeric, rows, save, turn_rows
+from evermodel.features.training_set import TrainingRows, load, numeric, rows, save, training_rows
 from evermodel.records import TrainingSet, Window, from_micros
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ monitoring: {window: 1d}
 """
 
 
-def parsed(*, created: str = "", training: str = "stateful: {replay_share: 0.2}") -> use_cases.UseCase:
+def parsed(*, created: str = "", training: str = "stateful: {rehearsal_share: 0.2}") -> use_cases.UseCase:
     return use_cases.parse(CASE.replace("CREATED", created).replace("TRAINING", training))
 
 
@@ -106,7 +106,7 @@ def times(table: pa.Table) -> list[datetime]:
     return found
 
 
-def turn(log: EventLog, **changes: Any) -> TurnRows:
+def turn(log: EventLog, **changes: Any) -> TrainingRows:
     """The usual second turn: the champion was trained to hour 72, and it is hour 170."""
     settings: dict[str, Any] = {
         "use_case": parsed(),
@@ -117,7 +117,7 @@ def turn(log: EventLog, **changes: Any) -> TurnRows:
         "seed": 3,
     }
     settings.update(changes)
-    return turn_rows(settings.pop("use_case"), log, **settings)
+    return training_rows(settings.pop("use_case"), log, **settings)
 
 
 def test_rows_are_the_known_events_with_features_and_matured_labels(log):
@@ -184,11 +184,11 @@ def test_replay_is_drawn_from_before_the_cursor_by_share_and_seed(log):
     assert made.replay.equals(again.replay) and made.row_digest == again.row_digest
     assert ids(made.replay) != ids(other.replay) and made.row_digest != other.row_digest
     assert other.train.equals(made.train) and other.gate.equals(made.gate)
-    assert made.replay_window is not None and made.replay_window.end == hours(72)
-    near = turn(log, use_case=parsed(training="stateful: {replay_share: 0.2, replay_span: 12h}"))
+    assert made.rehearsal_window is not None and made.rehearsal_window.end == hours(72)
+    near = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.2, rehearsal_span: 12h}"))
     assert near.replay is not None and min(times(near.replay)) >= hours(60)
-    none = turn(log, use_case=parsed(training="stateful: {replay_share: 0.0}"))
-    assert none.replay is None and none.replay_window is None
+    none = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.0}"))
+    assert none.replay is None and none.rehearsal_window is None
 
 
 def test_the_row_digest_names_every_row_trained_on(log):
@@ -200,7 +200,7 @@ def test_the_row_digest_names_every_row_trained_on(log):
 def test_from_scratch_judges_on_the_same_rows_and_trains_on_all_before_them(log):
     stateful, scratch = turn(log), turn(log, mode="from_scratch")
     assert scratch.gate.equals(stateful.gate) and scratch.cursor == stateful.cursor
-    assert scratch.replay is None and scratch.replay_window is None
+    assert scratch.replay is None and scratch.rehearsal_window is None
     assert min(times(scratch.train)) == hours(24)  # training.first starts there
     assert ids(stateful.train) < ids(scratch.train)
     assert scratch.windows == (Window(start=hours(24), end=scratch.cursor),)
@@ -212,7 +212,7 @@ def test_the_first_champion_hands_its_window_on(log):
     assert abs(first.gate.num_rows / (first.gate.num_rows + first.train.num_rows) - 0.1) < 0.01
     assert first.replay is None
     made = turn(log, champion_cursor=first.cursor)
-    pool = turn(log, champion_cursor=first.cursor, use_case=parsed(training="stateful: {replay_share: 0.9}"))
+    pool = turn(log, champion_cursor=first.cursor, use_case=parsed(training="stateful: {rehearsal_share: 0.9}"))
     assert ids(first.gate) <= ids(pool.replay) and not ids(first.gate) & ids(made.train)
 
 
@@ -246,7 +246,7 @@ def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
 
 @pytest.mark.parametrize("sampling", ["simple", "stratified"])
 def test_a_sample_bounds_what_is_trained_on(log, sampling):
-    case = parsed(training=f"sample: 100\n  sampling: {sampling}\n  stateful: {{replay_share: 0.2}}")
+    case = parsed(training=f"sample: 100\n  sampling: {sampling}\n  stateful: {{rehearsal_share: 0.2}}")
     made, whole = turn(log, use_case=case), turn(log)
     assert made.train.num_rows == 100 and made.replay is not None and made.replay.num_rows == 25
     assert ids(made.train) < ids(whole.train) and made.gate.equals(whole.gate)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evermodel.errors import DataError
 from evermodel.features.point_in_time import incremental_events, window_columns, window_groups
-from evermodel.features.windows import Events, Field, Incremental, Measure, Targets, bulk, quantise
+from evermodel.features.windows import EventArrays, FieldArrays, Incremental, Measure, TargetRows, bulk, quantise
 
 RESOLUTION = 0.25
 AGGREGATES = ("count", "sum", "mean", "rate", "last", "distinct", "lag")
@@ -28,17 +28,17 @@ def measures(spans: tuple[int, ...], delay: int, steps: int) -> list[Measure]:
     return [*every, Measure(column="lag", aggregate="lag", field="x", delay=delay, steps=steps)]
 
 
-def arrays(rows: list[tuple[int, int, int, int | None]], seqs: list[int]) -> Events:
+def arrays(rows: list[tuple[int, int, int, int | None]], seqs: list[int]) -> EventArrays:
     """rows: (entity, time, lateness, value)."""
     entity, time, late = (np.array([row[i] for row in rows], np.int64) for i in range(3))
     valid = np.array([row[3] is not None for row in rows], np.bool_)
     values = np.array([row[3] or 0 for row in rows], np.float64) * 0.5
     codes = np.where(valid, (values * 2).astype(np.int64) + 9, -1)
-    fields = {"x": Field(valid=valid, values=values, codes=codes, resolution=RESOLUTION)}
-    return Events(entity=entity, time=time, seq=np.array(seqs, np.int64), created=time + late, fields=fields)
+    fields = {"x": FieldArrays(valid=valid, values=values, codes=codes, resolution=RESOLUTION)}
+    return EventArrays(entity=entity, time=time, seq=np.array(seqs, np.int64), created=time + late, fields=fields)
 
 
-def oracle(events: Events, entity: int, t: int, q: int | None, measure: Measure) -> float | None:
+def oracle(events: EventArrays, entity: int, t: int, q: int | None, measure: Measure) -> float | None:
     """The definition, read aloud."""
     end = t - measure.delay
     window = []
@@ -64,7 +64,7 @@ def oracle(events: Events, entity: int, t: int, q: int | None, measure: Measure)
     return window[-measure.steps][2] if len(window) >= measure.steps else None
 
 
-def bulk_values(events: Events, targets: Targets, asked: list[Measure]) -> dict[str, list[float | None]]:
+def bulk_values(events: EventArrays, targets: TargetRows, asked: list[Measure]) -> dict[str, list[float | None]]:
     found = bulk(events, targets, asked)
     given_values = [
         v if ok else None for v, ok in zip(events.fields["x"].values, events.fields["x"].valid, strict=True)
@@ -110,7 +110,7 @@ def test_bulk_and_incremental_equal_the_definition(rows, order, delay, steps, sa
     extra = [(0, 6 * wide, 10**6), (1 if wide == 1 else 5000, 20 * wide, 10**6), (77, 5 * wide, 10**6), (-1, 5, 10**6)]
     spine = [(row[0], row[1], seq) for row, seq in zip(rows, seqs, strict=True)] + extra
     entity, time, seq = (np.array([row[i] for row in spine], np.int64) for i in range(3))
-    found = bulk_values(events, Targets(entity=entity, time=time, seq=seq if same else None), asked)
+    found = bulk_values(events, TargetRows(entity=entity, time=time, seq=seq if same else None), asked)
     state = Incremental(asked, same_source=same, resolutions={"x": RESOLUTION})
     shuffled = list(range(len(rows)))
     order.shuffle(shuffled)
@@ -127,11 +127,11 @@ def test_bulk_and_incremental_equal_the_definition(rows, order, delay, steps, sa
             assert values[measure.column] == expected, (measure, spine[i])
 
 
-def taken(events: Events, part: list[int]) -> Events:
+def taken(events: EventArrays, part: list[int]) -> EventArrays:
     index = np.array(part, np.int64)
     old = events.fields["x"]
-    field = Field(valid=old.valid[index], values=old.values[index], resolution=old.resolution)
-    return Events(
+    field = FieldArrays(valid=old.valid[index], values=old.values[index], resolution=old.resolution)
+    return EventArrays(
         entity=events.entity[index],
         time=events.time[index],
         seq=events.seq[index],
@@ -160,18 +160,18 @@ def test_a_tie_at_the_delayed_end_goes_by_sequence_or_is_left_out_of_another_sou
     asked = [Measure(column="n", aggregate="count", span=5, delay=2)]
     rows = {"entity": np.zeros(4, np.int64), "time": np.full(4, 12)}
     seq = np.arange(4)
-    assert bulk(events, Targets(seq=seq, **rows), asked)["n"].tolist() == [0, 1, 2, 3]
-    assert bulk(events, Targets(seq=None, **rows), asked)["n"].tolist() == [0, 0, 0, 0]
+    assert bulk(events, TargetRows(seq=seq, **rows), asked)["n"].tolist() == [0, 1, 2, 3]
+    assert bulk(events, TargetRows(seq=None, **rows), asked)["n"].tolist() == [0, 0, 0, 0]
 
 
 def test_sums_are_exact_where_floats_are_not():
     values = [0.1, 1e9, -1e9, 0.2]
     n = len(values)
-    field = Field(valid=np.ones(n, np.bool_), values=np.array(values), resolution=0.1)
-    events = Events(
+    field = FieldArrays(valid=np.ones(n, np.bool_), values=np.array(values), resolution=0.1)
+    events = EventArrays(
         entity=np.zeros(n, np.int64), time=np.arange(n), seq=np.arange(n), created=np.arange(n), fields={"x": field}
     )
-    rows = Targets(entity=np.array([0]), time=np.array([n]), seq=np.array([n]))
+    rows = TargetRows(entity=np.array([0]), time=np.array([n]), seq=np.array([n]))
     found = bulk(events, rows, [Measure(column="s", aggregate="sum", field="x", span=n)])
     assert found["s"][0] == 3 * 0.1
     assert sum(values) != pytest.approx(0.3, abs=1e-9)
@@ -179,17 +179,17 @@ def test_sums_are_exact_where_floats_are_not():
 
 def test_a_sum_beyond_int64_is_a_clear_error_in_both_ways():
     big = float(2**62)
-    field = Field(valid=np.ones(3, np.bool_), values=np.array([big, big, big]), resolution=1.0)
+    field = FieldArrays(valid=np.ones(3, np.bool_), values=np.array([big, big, big]), resolution=1.0)
     zeros, three = np.zeros(3, np.int64), np.arange(3)
-    events = Events(entity=zeros, time=three, seq=three, created=three, fields={"x": field})
+    events = EventArrays(entity=zeros, time=three, seq=three, created=three, fields={"x": field})
     asked = [Measure(column="s", aggregate="sum", field="x", span=10)]
     state = Incremental(asked, same_source=True, resolutions={"x": 1.0})
     state.update(events)
     with pytest.raises(DataError, match="coarser `resolution`"):
-        bulk(events, Targets(entity=zeros[:1], time=np.array([5]), seq=np.array([9])), asked)
+        bulk(events, TargetRows(entity=zeros[:1], time=np.array([5]), seq=np.array([9])), asked)
     with pytest.raises(DataError, match="coarser `resolution`"):
         state.value(0, 5)
-    assert bulk(events, Targets(entity=zeros[:1], time=np.array([1]), seq=np.array([1])), asked)["s"][0] == big
+    assert bulk(events, TargetRows(entity=zeros[:1], time=np.array([1]), seq=np.array([1])), asked)["s"][0] == big
     assert state.value(0, 1, 1)["s"] == big
     with pytest.raises(DataError, match="int64"):
         quantise(np.array([1e19]), 1.0)

@@ -74,7 +74,7 @@ def test_a_dead_owner_is_followed_at_once(ledger: Ledger, dead: str) -> None:
 
 
 def test_a_dead_owner_that_had_only_claimed_is_followed_at_once(ledger: Ledger, dead: str) -> None:
-    ledger.claim("k", owner=dead, now=NOW, seconds=60)
+    ledger.claim_lease("k", owner=dead, now=NOW, seconds=60)
     assert begin(ledger, "k", "two")
 
 

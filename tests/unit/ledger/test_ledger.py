@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from evermodel import use_case
-from evermodel.errors import ConflictError, IntegrityError, UseCaseError
+from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.ledger import Ledger, link
 from evermodel.ledger.engine import make_engine, writing
 from evermodel.ledger.migrate import migrate
@@ -277,8 +277,8 @@ def test_a_window_monitored_again_keeps_its_newest_report_and_that_it_alerted(le
     ledger.record_window(report(1, champion.id), now=NOW)
     later = report(0, champion.id, performance=0.7)
     ledger.record_window(later, now=NOW + DAY)
-    assert ledger.windows(CASE) == [later, report(1, champion.id)]
-    recent = ledger.standing(standing_case(), now=NOW, new_rows=5).recent
+    assert ledger.monitoring_reports(CASE) == [later, report(1, champion.id)]
+    recent = ledger.policy_state(standing_case(), now=NOW, new_rows=5).recent
     assert [(one.window, one.alerted) for one in recent] == [(window(0), True), (window(1), False)]
 
 
@@ -314,39 +314,39 @@ def start(ledger: Ledger, key: str, owner: str, now: datetime = NOW) -> bool:
 
 
 def test_a_lease_has_one_owner_until_its_time_is_over(ledger: Ledger) -> None:
-    assert ledger.claim("k", owner="one", now=NOW, seconds=60)
-    assert ledger.claim("k", owner="one", now=NOW, seconds=60)
-    assert not ledger.claim("k", owner="two", now=NOW + timedelta(seconds=59), seconds=60)
-    assert ledger.renew("k", owner="one", now=NOW + timedelta(seconds=59), seconds=60)
-    assert not ledger.claim("k", owner="two", now=NOW + timedelta(seconds=60), seconds=60)
-    assert not ledger.renew("k", owner="two", now=NOW, seconds=60)
-    assert ledger.claim("k", owner="two", now=NOW + timedelta(seconds=119), seconds=60)
-    assert not ledger.renew("k", owner="one", now=NOW + timedelta(seconds=119), seconds=60)
+    assert ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
+    assert ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
+    assert not ledger.claim_lease("k", owner="two", now=NOW + timedelta(seconds=59), seconds=60)
+    assert ledger.renew_lease("k", owner="one", now=NOW + timedelta(seconds=59), seconds=60)
+    assert not ledger.claim_lease("k", owner="two", now=NOW + timedelta(seconds=60), seconds=60)
+    assert not ledger.renew_lease("k", owner="two", now=NOW, seconds=60)
+    assert ledger.claim_lease("k", owner="two", now=NOW + timedelta(seconds=119), seconds=60)
+    assert not ledger.renew_lease("k", owner="one", now=NOW + timedelta(seconds=119), seconds=60)
 
 
 def test_a_lease_that_was_given_back_is_free(ledger: Ledger) -> None:
-    ledger.claim("k", owner="one", now=NOW, seconds=60)
-    assert not ledger.release("k", owner="two")
-    assert ledger.release("k", owner="one")
-    assert not ledger.release("k", owner="one")
+    ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
+    assert not ledger.release_lease("k", owner="two")
+    assert ledger.release_lease("k", owner="one")
+    assert not ledger.release_lease("k", owner="one")
     assert ledger.lease("k") is None
-    assert ledger.claim("k", owner="two", now=NOW, seconds=60)
+    assert ledger.claim_lease("k", owner="two", now=NOW, seconds=60)
 
 
 def test_a_run_needs_a_live_lease_and_starts_once(ledger: Ledger) -> None:
     assert not start(ledger, "k", "one")
-    ledger.claim("k", owner="one", now=NOW, seconds=60)
+    ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert not start(ledger, "k", "two")
     assert not start(ledger, "k", "one", NOW + timedelta(seconds=60))
     assert start(ledger, "k", "one")
-    ledger.claim("k", owner="one", now=NOW, seconds=60)
+    ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert not start(ledger, "k", "one"), "the same owner asks twice: one run"
 
 
 def test_a_reclaimed_lease_restarts_an_unfinished_run_and_never_a_finished_one(ledger: Ledger) -> None:
-    ledger.claim("k", owner="one", now=NOW, seconds=60)
+    ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert start(ledger, "k", "one")
-    ledger.claim("k", owner="two", now=NOW + DAY, seconds=60)
+    ledger.claim_lease("k", owner="two", now=NOW + DAY, seconds=60)
     assert start(ledger, "k", "two", NOW + DAY)
     (run,) = ledger.runs(CASE)
     assert (run.attempt, run.owner, run.state, run.started) == (2, "two", "running", NOW)
@@ -357,17 +357,17 @@ def test_a_reclaimed_lease_restarts_an_unfinished_run_and_never_a_finished_one(l
     assert done is not None
     assert (done.state, done.result, done.finished) == ("held", {"why": "close"}, NOW + DAY)
     assert ledger.finish_run("k", state="failed", result={}, now=NOW + 2 * DAY) == done
-    assert ledger.claim("k", owner="three", now=NOW + DAY, seconds=60), "finishing gave the lease back"
+    assert ledger.claim_lease("k", owner="three", now=NOW + DAY, seconds=60), "finishing gave the lease back"
     assert not start(ledger, "k", "three", NOW + DAY)
 
 
 def test_one_run_at_a_time_per_use_case(ledger: Ledger) -> None:
     for key in ("k1", "k2"):
-        assert ledger.claim(key, owner=key, now=NOW, seconds=60)
+        assert ledger.claim_lease(key, owner=key, now=NOW, seconds=60)
     assert start(ledger, "k1", "k1")
     assert not start(ledger, "k2", "k2")
     later = NOW + timedelta(seconds=61)
-    ledger.claim("k2", owner="k2", now=later, seconds=60)
+    ledger.claim_lease("k2", owner="k2", now=later, seconds=60)
     assert start(ledger, "k2", "k2", later)
     first, second = ledger.runs(CASE)
     assert (first.state, second.state) == ("failed", "running")
@@ -377,7 +377,7 @@ def test_one_run_at_a_time_per_use_case(ledger: Ledger) -> None:
 def test_a_run_that_died_after_its_promotion_is_settled(ledger: Ledger) -> None:
     a, b = release("a"), release("b")
     promote(ledger, a, None)
-    ledger.claim("k", owner="one", now=NOW, seconds=60)
+    ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     start(ledger, "k", "one")
     later = NOW + timedelta(seconds=61)
     assert ledger.settle(CASE, now=later) == [], "its champion is still there: it can be started again"
@@ -406,7 +406,7 @@ def test_errors_are_kept_in_order(ledger: Ledger) -> None:
 
 def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
     case = standing_case(n=2)
-    empty = ledger.standing(case, now=NOW, new_rows=0)
+    empty = ledger.policy_state(case, now=NOW, new_rows=0)
     assert (empty.champion, empty.running, empty.recent, empty.last_retrain) == (None, False, (), None)
     a = release("a", cursor=window(1).start)
     promote(ledger, a, None)
@@ -415,7 +415,7 @@ def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
     ledger.record_alert(alert(3, a.id), now=NOW)
     ledger.record_alert(alert(0, "older", "broken_data", "data_quality"), now=NOW)
     ledger.record_alert(alert(1, "older", "broken_data", "data_quality"), now=NOW)
-    found = ledger.standing(case, now=NOW, new_rows=7)
+    found = ledger.policy_state(case, now=NOW, new_rows=7)
     assert (found.champion, found.champion_cursor, found.champion_since) == (a.id, a.cursor, NOW)
     assert [(one.window, one.alerted) for one in found.recent] == [(window(2), False), (window(3), True)]
     assert found.quarantined == (window(1),), "the window before the cursor is trained on or left out already"
@@ -429,12 +429,12 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
     key = decision.retrain_key
 
     def look(now: datetime = NOW) -> tuple[str | None, bool]:
-        found = ledger.standing(case, now=now, new_rows=0)
+        found = ledger.policy_state(case, now=now, new_rows=0)
         assert found.last_retrain == decision
         return found.last_retrain_state, found.running
 
     assert look() == ("pending", False)
-    ledger.claim(key, owner="one", now=NOW, seconds=60)
+    ledger.claim_lease(key, owner="one", now=NOW, seconds=60)
     assert look() == ("pending", True), "claimed counts as running: nobody else decides in between"
     start(ledger, key, "one")
     assert look() == ("pending", True)
@@ -452,7 +452,7 @@ def test_a_champion_that_was_put_back_has_answered_the_alerts_of_its_first_time(
     promote(ledger, b, a.id)
     ledger.record_decision(retrain(1, b.id))
     promote(ledger, a, b.id, action="rollback", verdict=None)
-    found = ledger.standing(case, now=NOW + 9 * DAY, new_rows=10_000)
+    found = ledger.policy_state(case, now=NOW + 9 * DAY, new_rows=10_000)
     assert (found.last_retrain, found.answered) == (retrain(1, b.id), window(0).end)
     kept = decide(case, ledger.alerts(CASE), found, now=NOW + 9 * DAY)
     assert kept.action == "keep" and "what came before was answered by a retrain" in kept.reason
@@ -488,7 +488,7 @@ def test_a_relative_url_is_of_the_folder_in_which_it_is_opened(tmp_path: Path, m
 
 
 def test_a_ledger_in_memory_is_refused() -> None:
-    with pytest.raises(UseCaseError, match="name a file"):
+    with pytest.raises(InputError, match="name a file"):
         Ledger("sqlite://")
 
 
@@ -536,7 +536,7 @@ def test_of_many_processes_one_promotes(ledger: Ledger) -> None:
 
 def test_of_many_processes_one_runs_a_key(ledger: Ledger) -> None:
     def work(i: int) -> bool:
-        claimed = ledger.claim("k", owner=f"owner-{i}", now=NOW, seconds=60)
+        claimed = ledger.claim_lease("k", owner=f"owner-{i}", now=NOW, seconds=60)
         return claimed and start(ledger, "k", f"owner-{i}")
 
     assert sum(together(8, work)) == 1

@@ -9,7 +9,7 @@ import pytest
 from evermodel.errors import ConflictError
 from evermodel.ledger import Ledger
 from evermodel.records import Release, Verdict
-from evermodel.registry.store import TAG, Store
+from evermodel.registry.store import TAG, ModelRegistry
 from evermodel.use_case import UseCase
 from tests.unit.registry.small_releases import PASSED, WINDOW, MakeRelease, manifest, report
 
@@ -23,8 +23,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def store(uri: str) -> Store:
-    return Store(uri)
+def store(uri: str) -> ModelRegistry:
+    return ModelRegistry(uri)
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def commit(ledger: Ledger, one: Release, expected: str | None, action: Any = "pr
 
 
 def test_a_release_is_logged_once_with_all_that_is_known(
-    store: Store, case: UseCase, release: MakeRelease, capfd: pytest.CaptureFixture[str]
+    store: ModelRegistry, case: UseCase, release: MakeRelease, capfd: pytest.CaptureFixture[str]
 ) -> None:
     a = of(case, release("a", objectives=("up",)))
     run_id = store.log_release(case, a, [manifest("a")], report(a))
     assert store.log_release(case, a, [manifest("a")], report(a)) == run_id
-    assert Store(store.uri).log_release(case, a, [manifest("a")], report(a)) == run_id
+    assert ModelRegistry(store.uri).log_release(case, a, [manifest("a")], report(a)) == run_id
     client = store._client
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -68,7 +68,9 @@ def test_a_release_is_logged_once_with_all_that_is_known(
     assert capfd.readouterr() == ("", ""), "MLflow's first start is quiet"
 
 
-def test_a_release_of_several_objectives_is_one_version(store: Store, case: UseCase, release: MakeRelease) -> None:
+def test_a_release_of_several_objectives_is_one_version(
+    store: ModelRegistry, case: UseCase, release: MakeRelease
+) -> None:
     a = of(case, release("a", objectives=("order", "revenue")))
     store.log_release(case, a, [manifest("a", "order"), manifest("a", "revenue")], report(a))
     (version,) = store._client.search_model_versions(f"name = '{case.name}'")
@@ -76,21 +78,23 @@ def test_a_release_of_several_objectives_is_one_version(store: Store, case: UseC
     assert {"bundle.order", "bundle.revenue"} <= set(version.tags)
 
 
-def test_a_run_left_unfinished_is_finished(store: Store, case: UseCase, release: MakeRelease) -> None:
+def test_a_run_left_unfinished_is_finished(store: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
     a = of(case, release("a"))
     started = store._start(store._experiment(case.name), a, report(a))
     assert store.log_release(case, a, [manifest("a")], report(a)) == started.info.run_id
     assert store._client.get_run(started.info.run_id).info.status == "FINISHED"
 
 
-def test_files_lie_beside_the_database(store: Store, case: UseCase, release: MakeRelease) -> None:
+def test_files_lie_beside_the_database(store: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
     a = of(case, release("a"))
     run_id = store.log_release(case, a, [manifest("a")], report(a))
     folder = Path(store.uri.removeprefix("sqlite:///")).parent
     assert list((folder / "mlartifacts" / case.name).rglob(f"{run_id}/artifacts/report.json"))
 
 
-def test_the_aliases_follow_the_ledger(store: Store, case: UseCase, ledger: Ledger, release: MakeRelease) -> None:
+def test_the_aliases_follow_the_ledger(
+    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
+) -> None:
     assert store.project(ledger, case.name) == store.aliases(case.name) == {}
     a = of(case, release("a"))
     b, c = of(case, release("b", a.id)), of(case, release("c", a.id))
@@ -111,7 +115,7 @@ def test_the_aliases_follow_the_ledger(store: Store, case: UseCase, ledger: Ledg
 
 
 def test_what_a_hand_or_a_crash_left_is_mended(
-    store: Store, case: UseCase, ledger: Ledger, release: MakeRelease
+    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
 ) -> None:
     a = of(case, release("a"))
     b = of(case, release("b", a.id))
@@ -129,9 +133,9 @@ def test_what_a_hand_or_a_crash_left_is_mended(
 
 
 def test_a_projection_that_does_not_hold_says_so(
-    store: Store, case: UseCase, ledger: Ledger, release: MakeRelease, monkeypatch: pytest.MonkeyPatch
+    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit(ledger, of(case, release("a")), None)
-    monkeypatch.setattr(Store, "_set", lambda *_: None)
+    monkeypatch.setattr(ModelRegistry, "_set", lambda *_: None)
     with pytest.raises(ConflictError, match="don't stay"):
         store.project(ledger, case.name)

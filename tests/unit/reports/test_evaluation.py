@@ -10,14 +10,14 @@ from evermodel.evaluation.evaluate import evaluate
 from evermodel.records import EvaluationReport, TrainingManifest, Window
 from evermodel.reports import evaluation as reports
 from evermodel.reports.card import model_card
-from evermodel.use_case import Behaviour, Gate, Slice, UseCase
+from evermodel.use_case import BehaviourTest, Gate, Slice, UseCase
 from tests.unit.evaluation import small
 
 
 def case() -> UseCase:
     return small.case(
         slices=(Slice(field="shop", minimum_rows=20, max_drop=0.1),),
-        behaviour=(Behaviour(name="still", kind="invariance", feature="x", set=9.0),),
+        behaviour=(BehaviourTest(name="still", kind="invariance", feature="x", set=9.0),),
         gate=Gate(margin=0.05, calibration_error=0.001),
     )
 
@@ -99,7 +99,7 @@ def test_the_card_says_where_it_came_from_and_what_is_not_known(found: Evaluatio
         objective="sale",
         mode="stateful",
         windows=(Window(start=small.START, end=small.NOW),),
-        replay_rows=120,
+        rehearsal_rows=120,
         rows=600,
         epochs=2,
         rows_trained=1200,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, Standing, Window
+from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, PolicyState, Window
 from evermodel.retraining.policy import cut, decide, schedule_alert
 from evermodel.use_case import UseCase, parse_duration
 
@@ -38,7 +38,7 @@ def alert(
     return Alert(use_case="electricity", kind=kind, window=day(number), champion=champion, diagnosis=diagnosis)
 
 
-def standing(*alerted: bool, **changes: Any) -> Standing:
+def standing(*alerted: bool, **changes: Any) -> PolicyState:
     """Champion `a` since START, with a window a day and 500 new rows."""
     recent = tuple(MonitoredWindow(window=day(i), alerted=one) for i, one in enumerate(alerted))
     values: dict[str, Any] = {
@@ -49,7 +49,7 @@ def standing(*alerted: bool, **changes: Any) -> Standing:
         "new_rows": 500,
         "recent": recent,
     }
-    return Standing(**values | changes)
+    return PolicyState(**values | changes)
 
 
 def retrained(number: int, champion: str = "a", at: datetime = NOW - DAY) -> Decision:
@@ -81,7 +81,7 @@ def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) ->
 
 BROKEN = alert(3, "broken_data", "data_quality")
 COOL = {"cooldown": parse_duration("2d")}
-RULES: list[tuple[str, dict[str, Any], list[Alert], Standing, str]] = [
+RULES: list[tuple[str, dict[str, Any], list[Alert], PolicyState, str]] = [
     ("no champion", {}, [alert(2, champion=None)], standing(champion=None, champion_cursor=None), "no champion yet"),
     ("running", {}, [alert(2)], standing(running=True), "one at a time"),
     ("running, by hand", {}, [alert(2, kind="manual")], standing(running=True), "one at a time"),
@@ -126,14 +126,14 @@ RULES: list[tuple[str, dict[str, Any], list[Alert], Standing, str]] = [
 @pytest.mark.parametrize(
     ("policy", "alerts", "at", "why"), [rule[1:] for rule in RULES], ids=[rule[0] for rule in RULES]
 )
-def test_each_rule_keeps(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: Standing, why: str) -> None:
+def test_each_rule_keeps(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: PolicyState, why: str) -> None:
     found = decide(with_policy(case, **policy), alerts, at, now=NOW)
     assert found.action == "keep"
     assert found.windows == ()
     assert re.search(why, found.reason), found.reason
 
 
-PASSES: list[tuple[str, dict[str, Any], list[Alert], Standing]] = [
+PASSES: list[tuple[str, dict[str, Any], list[Alert], PolicyState]] = [
     ("k of n reached", {"k": 2, "n": 3}, [alert(0), alert(2)], standing(True, False, True)),
     ("alerts count where the window wasn't recorded", {"k": 2, "n": 2}, [alert(1), alert(2)], standing()),
     ("cooldown over", COOL, [alert(9)], standing(last_retrain=retrained(4, at=NOW - 2 * DAY), last_retrain_state="held")),
@@ -147,7 +147,7 @@ PASSES: list[tuple[str, dict[str, Any], list[Alert], Standing]] = [
 
 
 @pytest.mark.parametrize(("policy", "alerts", "at"), [one[1:] for one in PASSES], ids=[one[0] for one in PASSES])
-def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: Standing) -> None:
+def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: PolicyState) -> None:
     found = decide(with_policy(case, **policy), alerts, at, now=NOW)
     assert found.action == "retrain", found.reason
     assert found.trigger == alerts[-1].window
@@ -161,7 +161,7 @@ def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list
     ],
 )
 def test_a_schedule_skips_k_of_n_and_nothing_else(
-    case: UseCase, policy: dict[str, Any], at: Standing, why: str
+    case: UseCase, policy: dict[str, Any], at: PolicyState, why: str
 ) -> None:
     found = decide(with_policy(case, **policy), [alert(9, "unknown", "schedule")], at, now=NOW)
     assert found.action == "keep"
@@ -271,7 +271,7 @@ standings = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(alerts=st.lists(alerts_, max_size=6), at=standings, k=st.integers(1, 2), seed=st.randoms())
 def test_decide_is_pure_and_never_trains_on_broken_data(
-    case: UseCase, alerts: list[Alert], at: Standing, k: int, seed: Any
+    case: UseCase, alerts: list[Alert], at: PolicyState, k: int, seed: Any
 ) -> None:
     policy = with_policy(case, k=k, n=3)
     found = decide(policy, alerts, at, now=NOW)

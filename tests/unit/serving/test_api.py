@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from evermodel.errors import ServingError
-from evermodel.serving.answers import Answer, Choice, Question
+from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from evermodel.serving.api import MAX_BYTES, create_api
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from evermodel.use_case import UseCase
 from tests.unit.serving.serving_cases import NOW, Client, Guide, guide, lines, release, shop, view
 
@@ -31,7 +31,7 @@ class Kitchen:
         }
         self.delay, self.error = 0.0, None
 
-    async def ask(self, name: str, questions: Sequence[Question], choice: Choice) -> list[Answer]:
+    async def ask(self, name: str, questions: Sequence[PredictionRequest], choice: ClassSelection) -> list[Prediction]:
         await asyncio.sleep(self.delay)
         if self.error is not None:
             raise self.error
@@ -51,15 +51,15 @@ def kitchen(electricity: UseCase) -> Kitchen:
 
 
 @pytest.fixture
-def desk(kitchen: Kitchen, tmp_path: Path) -> Iterator[Desk]:
+def desk(kitchen: Kitchen, tmp_path: Path) -> Iterator[PredictionService]:
     logs = {name: RequestLog(str(tmp_path / name), flush_seconds=60) for name in kitchen.cases}
-    desk = Desk(kitchen.cases, kitchen.ask, logs, max_waiting=4)
+    desk = PredictionService(kitchen.cases, kitchen.ask, logs, max_waiting=4)
     yield desk
     desk.close()
 
 
 @pytest.fixture
-def client(kitchen: Kitchen, desk: Desk) -> Client:
+def client(kitchen: Kitchen, desk: PredictionService) -> Client:
     return Client(create_api(desk, ready=kitchen.ready, clock=lambda: NOW))
 
 
@@ -67,17 +67,17 @@ def client(kitchen: Kitchen, desk: Desk) -> Client:
 def door(electricity: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """An app that no test breaks."""
     kitchen, root = Kitchen(electricity), tmp_path_factory.mktemp("log")
-    desk = Desk(kitchen.cases, kitchen.ask, {name: RequestLog(str(root / name)) for name in kitchen.cases})
+    desk = PredictionService(kitchen.cases, kitchen.ask, {name: RequestLog(str(root / name)) for name in kitchen.cases})
     yield Client(create_api(desk, ready=kitchen.ready, clock=lambda: NOW))
     desk.close()
 
 
-def logged(desk: Desk, tmp_path: Path, name: str = "shop") -> list[dict[str, Any]]:
+def logged(desk: PredictionService, tmp_path: Path, name: str = "shop") -> list[dict[str, Any]]:
     desk.close()
     return RequestLog(str(tmp_path / name)).read().to_pylist()
 
 
-def test_an_answer_says_what_it_is_worth(client: Client, desk: Desk, tmp_path: Path) -> None:
+def test_an_answer_says_what_it_is_worth(client: Client, desk: PredictionService, tmp_path: Path) -> None:
     answers = client.post("/v1/shop/predict", json={"rows": [view()], "request_id": "r-1"}).json()["answers"]
     assert answers == [
         {
@@ -96,14 +96,14 @@ def test_an_answer_says_what_it_is_worth(client: Client, desk: Desk, tmp_path: P
     assert (row["prediction_id"], row["views_1d"], row["release"]) == ("r-1:0", 3.0, release(shop()).id)
 
 
-def test_a_retry_of_a_request_is_logged_once(client: Client, desk: Desk, tmp_path: Path) -> None:
+def test_a_retry_of_a_request_is_logged_once(client: Client, desk: PredictionService, tmp_path: Path) -> None:
     for _ in range(2):
         assert client.post("/v1/shop/predict", json={"rows": [view()], "request_id": "r-1"}).status_code == 200
     client.post("/v1/shop/predict", json={"rows": [view()]})
     assert len(logged(desk, tmp_path)) == 2
 
 
-def test_items_are_ranked_and_logged_in_their_place(client: Client, desk: Desk, tmp_path: Path) -> None:
+def test_items_are_ranked_and_logged_in_their_place(client: Client, desk: PredictionService, tmp_path: Path) -> None:
     context = {"user_id": "u1", "price": 10.0, "device": "web"}
     body = {"context": context, "candidates": [{"item_id": "i0"}, {"item_id": "i1"}, {"item_id": "i2"}], "k": 2}
     ranking = client.post("/v1/shop/rank", json=body).json()["ranking"]
@@ -113,7 +113,7 @@ def test_items_are_ranked_and_logged_in_their_place(client: Client, desk: Desk, 
     assert len({row["request"] for row in rows}) == 1
 
 
-def test_classes_are_ranked(client: Client, desk: Desk, tmp_path: Path) -> None:
+def test_classes_are_ranked(client: Client, desk: PredictionService, tmp_path: Path) -> None:
     found = client.post("/v1/guide/rank", json={"row": {"user": "u", "seen": 2}, "k": 2}).json()
     assert [(item["item"], item["score"]) for item in found["ranking"]] == [("b", 0.4), ("d", 0.3)]
     assert logged(desk, tmp_path, "guide")[0]["classes"] == ["b", "d"]
@@ -192,12 +192,12 @@ def test_a_slow_model_is_answered_for_within_the_deadline(client: Client, kitche
     )
 
 
-def test_models_that_were_too_slow_are_asked_one_question_at_a_time(kitchen: Kitchen, desk: Desk) -> None:
+def test_models_that_were_too_slow_are_asked_one_question_at_a_time(kitchen: Kitchen, desk: PredictionService) -> None:
     kitchen.delay = 5.0
     questions = kitchen.predictors["shop"].questions([view()], now=NOW)
 
     async def together(count: int) -> list[str | None]:
-        found = await asyncio.gather(*(desk.answer("shop", questions, Choice(None, 10)) for _ in range(count)))
+        found = await asyncio.gather(*(desk.answer("shop", questions, ClassSelection(None, 10)) for _ in range(count)))
         return [answers[0].reason for answers in found]
 
     async def days() -> None:
@@ -211,7 +211,7 @@ def test_models_that_were_too_slow_are_asked_one_question_at_a_time(kitchen: Kit
 
 
 def test_models_that_are_gone_are_answered_for_and_reported(
-    client: Client, kitchen: Kitchen, desk: Desk, tmp_path: Path
+    client: Client, kitchen: Kitchen, desk: PredictionService, tmp_path: Path
 ) -> None:
     kitchen.error = RuntimeError("Traceback: a secret")
     answer = client.post("/v1/shop/predict", json={"rows": [view()]})
@@ -235,19 +235,19 @@ def test_models_that_are_overloaded_say_so(client: Client, kitchen: Kitchen) -> 
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (429, "overloaded", "1")
 
 
-def test_beyond_so_many_waiting_the_rest_is_turned_away(kitchen: Kitchen, desk: Desk) -> None:
+def test_beyond_so_many_waiting_the_rest_is_turned_away(kitchen: Kitchen, desk: PredictionService) -> None:
     kitchen.delay = 0.1
     questions = kitchen.predictors["shop"].questions([view()], now=NOW)
 
     async def storm() -> list[Any]:
-        asked = (desk.answer("shop", questions, Choice(None, 10)) for _ in range(6))
+        asked = (desk.answer("shop", questions, ClassSelection(None, 10)) for _ in range(6))
         return await asyncio.gather(*asked, return_exceptions=True)
 
     found = asyncio.run(storm())
     assert [isinstance(answer, ServingError) for answer in found] == [False] * 4 + [True] * 2
 
 
-def test_a_fault_of_ours_is_opaque(client: Client, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_opaque(client: Client, desk: PredictionService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk, "_count", lambda *_: 1 / 0)
     answer = client.post("/v1/shop/predict", json={"rows": [view()]})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from evermodel.credentials import Tokens
-from evermodel.serving.answers import Answer
+from evermodel.serving.answers import Prediction
 from evermodel.serving.api import create_api
 from evermodel.serving.predictor import GivenFeatures, Predictor
 from evermodel.serving.request_log import RequestLog
-from evermodel.serving.service import Desk
+from evermodel.serving.service import PredictionService
 from tests.unit.serving.serving_cases import NOW, Client, lines, shop, view
 
 ITEMS = {"item": {"i1": {"views_1d": 3.0, "event_time": NOW}}}
@@ -40,13 +40,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     (folder / "tokens.json").write_text(json.dumps(entries))
     predictor = Predictor(shop(), lines(shop()), GivenFeatures(shop(), ITEMS))
 
-    async def ask(_name: str, questions: Any, choice: Any) -> list[Answer]:
+    async def ask(_name: str, questions: Any, choice: Any) -> list[Prediction]:
         return predictor.answer(questions, choice)
 
     async def ready() -> dict[str, Any]:
         return {"ready": True, "use_cases": {"shop": {"release": "abc"}}, "replica": "r1", "replicas": 2}
 
-    desk = Desk({"shop": shop()}, ask, {"shop": RequestLog(str(folder / "log"), flush_seconds=60)})
+    desk = PredictionService({"shop": shop()}, ask, {"shop": RequestLog(str(folder / "log"), flush_seconds=60)})
     yield Client(create_api(desk, ready=ready, clock=lambda: NOW, tokens=Tokens.from_file(folder / "tokens.json")))
     desk.close()
 

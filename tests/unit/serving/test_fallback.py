@@ -1,10 +1,10 @@
-from evermodel.serving.fallback import Fallback, Known
+from evermodel.serving.fallback import Fallback, FallbackScore
 from evermodel.use_case import UseCase
 from tests.unit.serving.serving_cases import shop, view
 
 
-def known(score: float) -> Known:
-    return Known(score, {"buy": score, "earn": 0.0})
+def known(score: float) -> FallbackScore:
+    return FallbackScore(score, {"buy": score, "earn": 0.0})
 
 
 def with_heuristic(path: str | None) -> UseCase:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from evermodel.errors import IntegrityError, ServingError
 from evermodel.records import Release
-from evermodel.serving.model_manager import LiveModels, Watch
+from evermodel.serving.model_manager import ChampionWatcher, ModelManager
 from evermodel.serving.predictor import GivenFeatures
 from tests.unit.serving.serving_cases import NOW, Lines, guide, release, shop, view
 
@@ -28,8 +28,10 @@ class Shelf:
         return Lines(wanted, {"buy": {"price": price}, "earn": {"price": 2 * price}})
 
 
-def models(shelf: Shelf | None = None) -> LiveModels:
-    return LiveModels({"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=shelf or Shelf(), clock=lambda: NOW)
+def models(shelf: Shelf | None = None) -> ModelManager:
+    return ModelManager(
+        {"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=shelf or Shelf(), clock=lambda: NOW
+    )
 
 
 def config(live: Release | None, **more: Any) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def config(live: Release | None, **more: Any) -> dict[str, Any]:
     return {"use_cases": {"shop": {**part, **more}}}
 
 
-def score(live: LiveModels) -> float | None:
+def score(live: ModelManager) -> float | None:
     predictor = live.get("shop")
     assert predictor is not None
     return predictor.predict([view()], now=NOW)[0].score
@@ -137,7 +139,7 @@ class Board:
 def test_the_ledgers_champion_goes_live_and_back() -> None:
     board, shelf = Board(), Shelf()
     live = models(shelf)
-    watch = Watch(board, live, seconds=60)
+    watch = ChampionWatcher(board, live, seconds=60)
     watch.look()
     assert live.get("shop") is None
     for wanted in (FIRST, SECOND, FIRST):  # the last is a rollback
@@ -154,7 +156,7 @@ def test_the_ledgers_champion_is_kept_when_weights_change() -> None:
     board, live = Board(), models()
     board.now = SECOND
     live.apply(config(FIRST))
-    Watch(board, live, seconds=60).look()
+    ChampionWatcher(board, live, seconds=60).look()
     live.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
     assert (live.champion("shop"), score(live)) == (SECOND.id, 20.0)
 
@@ -164,7 +166,7 @@ def test_a_champion_that_cannot_be_loaded_is_not_tried_at_every_look() -> None:
     live = models(shelf)
     live.apply(config(FIRST))
     board.now = BROKEN
-    watch = Watch(board, live, seconds=60)
+    watch = ChampionWatcher(board, live, seconds=60)
     for _ in range(100):
         watch.look()
     assert shelf.opened.count(BROKEN.id) == 8  # at looks 1, 2, 4, 8, 16, 32, 62 and 92
@@ -183,10 +185,10 @@ def test_a_champion_that_failed_in_a_busy_moment_is_live_at_the_next_look() -> N
         return shelf(wanted)
 
     board = Board()
-    live = LiveModels({"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=open_when_idle, clock=lambda: NOW)
+    live = ModelManager({"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=open_when_idle, clock=lambda: NOW)
     live.apply(config(FIRST))
     board.now = SECOND
-    watch = Watch(board, live, seconds=60)
+    watch = ChampionWatcher(board, live, seconds=60)
     watch.look()
     assert live.champion("shop") == FIRST.id
     watch.look()
@@ -203,7 +205,7 @@ def test_a_load_that_hangs_is_given_up_and_the_next_config_goes_live() -> None:
         return shelf(asked)
 
     readers = {"shop": GivenFeatures(shop(), {})}
-    live = LiveModels({"shop": shop()}, readers, opener=opener, clock=lambda: NOW, load_seconds=0.2)
+    live = ModelManager({"shop": shop()}, readers, opener=opener, clock=lambda: NOW, load_seconds=0.2)
     live.apply(config(FIRST))
     live.apply(config(SECOND))
     assert live.champion("shop") == FIRST.id and "wasn't loaded" in live.status()["use_cases"]["shop"]["error"]

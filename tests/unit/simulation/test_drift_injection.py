@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.simulation.simulator import Simulator
 from tests.unit.simulation.marketplaces import RESTAURANTS, column, days, fault, ordered, simulator
 
@@ -200,12 +200,12 @@ def test_a_column_of_the_outcomes_breaks_too() -> None:
 )
 def test_a_wrong_fault_is_an_error_that_says_where(settings: dict[str, Any], message: str) -> None:
     settings = dict(settings)
-    with pytest.raises(UseCaseError, match=message):
+    with pytest.raises(InputError, match=message):
         planted(settings.pop("kind"), **settings)
 
 
 def test_a_fault_ends_after_it_starts() -> None:
-    with pytest.raises(UseCaseError, match="is not after start"):
+    with pytest.raises(InputError, match="is not after start"):
         simulator(faults=[{"kind": "duplicate", "share": 0.1, "start": days(2).start, "end": days(1).start}])
 
 

@@ -6,7 +6,7 @@ import pytest
 from evermodel import use_case
 from evermodel.data.readers import read_source
 from evermodel.data.validation import validate
-from evermodel.errors import DataError, UseCaseError
+from evermodel.errors import DataError, InputError
 from evermodel.records import Window, micros
 from evermodel.simulation.simulator import Simulator, read
 from tests.unit.simulation.marketplaces import MONDAY, RESTAURANTS, case, column, days, ordered, simulator
@@ -275,7 +275,7 @@ def test_another_marketplace_is_another_file() -> None:
     ],
 )
 def test_a_wrong_section_is_an_error_that_says_where(path: str, value: object, message: str) -> None:
-    with pytest.raises(UseCaseError, match=message):
+    with pytest.raises(InputError, match=message):
         simulator({path: value})
 
 
@@ -285,9 +285,9 @@ def test_a_field_that_nothing_draws_is_an_error() -> None:
     del wrong.simulator["contexts"]["weather"]
     del wrong.simulator["pairs"]["delivery_minutes"]["terms"]["weather"]
     del wrong.simulator["behaviour"]["terms"]["bad_weather"]
-    with pytest.raises(UseCaseError, match=r"nothing draws impressions\.weather"):
+    with pytest.raises(InputError, match=r"nothing draws impressions\.weather"):
         Simulator(wrong)
-    with pytest.raises(UseCaseError, match="no simulator section"):
+    with pytest.raises(InputError, match="no simulator section"):
         Simulator(RESTAURANTS.model_copy(update={"simulator": None}))
 
 

@@ -30,7 +30,7 @@ confluent_kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafk
 from evermodel.streaming import kafka  # noqa: E402
 
 TOPIC = "shop.visits"
-PACE = kafka.Pace(batch_rows=7, batch_seconds=0.2, refresh_seconds=0.0, poll_seconds=0.05)
+PACE = kafka.BatchSchedule(batch_rows=7, batch_seconds=0.2, refresh_seconds=0.0, poll_seconds=0.05)
 
 
 def value(number: int, **cells: str | None) -> bytes:

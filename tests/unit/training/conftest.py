@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case
-from evermodel.features.training_set import TurnRows, row_digest
+from evermodel.features.training_set import TrainingRows, row_digest
 from evermodel.records import Window
 from evermodel.use_case import UseCase
 
@@ -87,18 +87,18 @@ def make_rows(start: int, count: int, *, seed: int = 0, drifted: bool = False) -
     )
 
 
-def make_turn(train: pa.Table, *, replay: pa.Table | None = None) -> TurnRows:
+def make_turn(train: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
     """A turn whose gate's rows play no part."""
     times = train.column("event_time").to_pylist()
     end = times[-1] + timedelta(minutes=1)
     ids = train.column("row_id").to_pylist() + (replay.column("row_id").to_pylist() if replay is not None else [])
-    return TurnRows(
+    return TrainingRows(
         train=train,
         gate=train.slice(0, 0),
         replay=replay,
         windows=(Window(start=times[0], end=end),),
         gate_window=Window(start=end, end=end + timedelta(hours=1)),
-        replay_window=None,
+        rehearsal_window=None,
         row_digest=row_digest(np.array(ids, dtype=np.int64)),
         cursor=end,
         data_version="none",
@@ -116,7 +116,7 @@ def rows() -> Callable[..., pa.Table]:
 
 
 @pytest.fixture(scope="session")
-def turn() -> Callable[..., TurnRows]:
+def turn() -> Callable[..., TrainingRows]:
     return make_turn
 
 

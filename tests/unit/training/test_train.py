@@ -13,7 +13,7 @@ import pytest
 
 from evermodel.bundle import Bundle, open_bundle
 from evermodel.code_version import code_version
-from evermodel.errors import DataError, StateError, UseCaseError
+from evermodel.errors import DataError, InputError, StateError
 from evermodel.features.transforms import Vocabulary, fit
 from evermodel.records import micros
 from evermodel.training.torch.scorer import Scorer
@@ -51,7 +51,7 @@ def test_step_0_is_the_champion(
     assert manifest.step0_loss == pytest.approx(manifest.parent_loss, abs=1e-5)
     assert manifest.parent_loss == parent.loss(second.train)
     assert manifest.parent == parent.digest and manifest.mode == "stateful" and manifest.reason is None
-    assert (manifest.rows, manifest.replay_rows, manifest.rows_trained) == (240, 40, 480)
+    assert (manifest.rows, manifest.rehearsal_rows, manifest.rows_trained) == (240, 40, 480)
     assert manifest.row_digest == second.row_digest
     child = open_bundle(result.ref)
     if objective != "next":  # there the child is asked about more rows, those of the new classes
@@ -239,5 +239,5 @@ def test_a_loss_that_doesnt_fit_the_label_is_named(
     shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
 ) -> None:
     case = vary(shop, objective="bought", loss="mse")
-    with pytest.raises(UseCaseError, match="'mse' doesn't fit a binary label"):
+    with pytest.raises(InputError, match="'mse' doesn't fit a binary label"):
         train(case, "bought", turn(rows(0, 50)), mode="from_scratch", parent=None, out=str(tmp_path), **arguments)

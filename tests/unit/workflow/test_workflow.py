@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import bundle, workflow
-from evermodel.errors import ConflictError, DataError, EvermodelError, UseCaseError
+from evermodel.errors import ConflictError, DataError, EvermodelError, InputError
 from evermodel.features import training_set
 from evermodel.records import Decision, Plan, Promotion, Release, Window
 from evermodel.serving.batch import scored
@@ -88,7 +88,7 @@ def second(project: Project, first: Release) -> Release:
 def test_a_use_case_is_found_by_name_and_by_path(fresh: Project) -> None:
     uri, case = fresh.find(NAME)
     assert fresh.find(uri) == (uri, case)
-    with pytest.raises(UseCaseError, match=r"no use case 'pump' here; did you mean 'pumps'\?"):
+    with pytest.raises(InputError, match=r"no use case 'pump' here; did you mean 'pumps'\?"):
         fresh.find("pump")
 
 
@@ -98,7 +98,7 @@ def test_without_a_champion_the_first_window_is_trained_on_from_scratch(fresh: P
     assert plan.reason == "the first champion"
     assert workflow.plan(fresh, NAME, now=NOW) == plan, "asked again it is the same, with the same key"
     assert workflow.plan(fresh, NAME, now=LATER).key != plan.key
-    with pytest.raises(UseCaseError, match="no release to go on from"):
+    with pytest.raises(InputError, match="no release to go on from"):
         workflow.plan(fresh, NAME, now=NOW, mode="stateful")
 
 
@@ -106,7 +106,7 @@ def test_without_a_first_window_one_must_be_named(fresh: Project) -> None:
     uri, _ = fresh.find(NAME)
     lines = [line for line in CASE.lstrip().splitlines(keepends=True) if not line.startswith("  first:")]
     Path(uri).write_text("".join(lines))
-    with pytest.raises(UseCaseError, match=r"name the windows to train on, or training\.first"):
+    with pytest.raises(InputError, match=r"name the windows to train on, or training\.first"):
         workflow.plan(fresh, NAME, now=NOW)
     assert workflow.plan(fresh, NAME, now=NOW, windows=[FIRST]).windows == (FIRST,)
 
@@ -114,7 +114,7 @@ def test_without_a_first_window_one_must_be_named(fresh: Project) -> None:
 def test_a_plan_is_of_the_use_case_that_it_was_asked_for(fresh: Project) -> None:
     _, case = fresh.find(NAME)
     assert workflow.plan(fresh, NAME, now=NOW, use_case_digest=case.digest()).use_case_digest == case.digest()
-    with pytest.raises(UseCaseError, match="not the one that the run was started with"):
+    with pytest.raises(InputError, match="not the one that the run was started with"):
         workflow.plan(fresh, NAME, now=NOW, use_case_digest="0" * 64)
 
 
@@ -126,7 +126,7 @@ def test_with_a_champion_a_run_goes_on_from_its_cursor(project: Project, second:
 
 def test_starting_over_beside_a_champion_needs_a_reason(project: Project, second: Release) -> None:
     for choice in ({"mode": "from_scratch"}, {"parent": "none"}):
-        with pytest.raises(UseCaseError, match=f"starting over although champion {second.id} is there needs a reason"):
+        with pytest.raises(InputError, match=f"starting over although champion {second.id} is there needs a reason"):
             workflow.plan(project, NAME, now=LATER, **choice)  # type: ignore[arg-type]
         plan = workflow.plan(project, NAME, now=LATER, reason="a new kind of pump", **choice)  # type: ignore[arg-type]
         assert (plan.mode, plan.champion, plan.reason) == ("from_scratch", second, "a new kind of pump")
@@ -140,7 +140,7 @@ def test_a_run_may_go_on_from_an_older_release_and_is_judged_against_the_champio
     assert plan.windows == (Window(start=first.cursor, end=LATER),)
     rows = workflow.build_training_set(project, plan)
     assert rows.gate_window.start >= second.cursor, "the champion has been trained on what lies before"
-    with pytest.raises(UseCaseError, match="no release 'first' in the ledger"):
+    with pytest.raises(InputError, match="no release 'first' in the ledger"):
         workflow.plan(project, NAME, now=LATER, parent="first")
 
 
@@ -181,12 +181,12 @@ def test_what_a_run_left_is_read_by_its_key(project: Project, second: Release) -
     assert workflow.read_report(release).challenger == second.id
     manifest = bundle.open_bundle(release.bundles[0]).manifest
     assert (manifest.trigger, manifest.windows, manifest.row_digest) == (LIVE[-1], rows.windows, rows.row_digest)
-    with pytest.raises(UseCaseError, match=rf"no trained run '{key[:-1]}'; did you mean '{key}'\?"):
+    with pytest.raises(InputError, match=rf"no trained run '{key[:-1]}'; did you mean '{key}'\?"):
         workflow.read_run(project, NAME, key[:-1])
 
 
 def test_a_release_that_was_not_judged_has_no_report(second: Release, tmp_path: Path) -> None:
-    with pytest.raises(UseCaseError, match="wasn't judged yet: run `evermodel evaluate` first"):
+    with pytest.raises(InputError, match="wasn't judged yet: run `evermodel evaluate` first"):
         workflow.read_report(second.model_copy(update={"home": str(tmp_path)}))
 
 
@@ -214,7 +214,7 @@ def test_a_window_is_held_against_the_champion_that_answered_it(
     reports, alerts, runs = before.windows(NAME), before.alerts(NAME), before.runs(NAME)
     again = workflow.monitor(project, NAME, window=LIVE[-1], now=LATER)
     assert (again.champion, again.alerts) == (first.id, reports[-1].alerts)
-    assert project.ledger().windows(NAME) == reports
+    assert project.ledger().monitoring_reports(NAME) == reports
     assert project.ledger().alerts(NAME) == alerts
     decision = workflow.decide(project, NAME, now=LATER)
     assert (decision.action, decision.champion) == ("keep", second.id)
@@ -232,7 +232,7 @@ def test_a_window_is_looked_at_again_once_its_labels_have_come(tmp_path: Path) -
         serve(project, day, first)
         workflow.monitor(project, NAME, window=day, now=day.end)
         kinds = {alert.kind for alert in project.ledger().alerts(NAME) if alert.window == moved}
-        report = next(one for one in project.ledger().windows(NAME) if one.window == moved)
+        report = next(one for one in project.ledger().monitoring_reports(NAME) if one.window == moved)
         looks.append((report.performance is not None, "performance" in kinds))
     assert looks == [(False, False), (False, False), (True, True)]
     before = project.ledger().alerts(NAME)

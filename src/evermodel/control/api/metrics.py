@@ -66,7 +66,7 @@ class Figures:
         chain = GaugeMetricFamily("evermodel_audit_chain_whole", "1 where the chain is whole", labels=["use_case"])
         ledger, now = self._service.ledger, self._service.clock()
         for name in self._service.places():
-            promotions, windows = ledger.promotions(name), ledger.windows(name)
+            promotions, windows = ledger.promotions(name), ledger.monitoring_reports(name)
             champion = promotions[-1].release.id if promotions else None
             if promotions:
                 age.add_metric([name], (now - promotions[-1].at).total_seconds())

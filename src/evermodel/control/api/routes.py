@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
     "leases": lambda ledger, name: ledger.leases(name),
     "runs": lambda ledger, name: ledger.runs(name),
     "promotions": lambda ledger, name: ledger.promotions(name),
-    "windows": lambda ledger, name: ledger.windows(name),
+    "windows": lambda ledger, name: ledger.monitoring_reports(name),
     "errors": lambda ledger, name: ledger.errors(name),
 }
 

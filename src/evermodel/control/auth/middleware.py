@@ -46,7 +46,7 @@ def roles(path: str, method: str) -> frozenset[Role]:
     return frozenset({"admin"})
 
 
-class Door:
+class AuthMiddleware:
     """ASGI middleware. Who came in is `scope["state"]["caller"]`; the browser's cookies are beside it."""
 
     def __init__(self, app: ASGIApp, *, tokens: Tokens | None, sessions: Sessions) -> None:

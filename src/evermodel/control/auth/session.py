@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from evermodel import storage
 from evermodel.credentials import Caller, Tokens
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 
 SESSION, VISIT = "evermodel_session", "evermodel_visit"
 LONGEST = timedelta(hours=12)
@@ -30,7 +30,7 @@ def session_key(path: str | None) -> bytes:
         return secrets.token_bytes(LEAST_KEY)
     key = storage.read_bytes(path, limit=4096).strip()
     if len(key) < LEAST_KEY:
-        raise UseCaseError(f"session key {path}: at least {LEAST_KEY} bytes are needed, such as `openssl rand -hex 32`")
+        raise InputError(f"session key {path}: at least {LEAST_KEY} bytes are needed, such as `openssl rand -hex 32`")
     return key
 
 

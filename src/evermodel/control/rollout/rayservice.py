@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evermodel.control.rollout.transitions import NOTES, Notes
+from evermodel.control.rollout.transitions import NOTES, RolloutState
 from evermodel.errors import EvermodelError
 from evermodel.execution.kubernetes_api import Kind, KubernetesApi
 
@@ -20,7 +20,7 @@ class Found:
 
     version: str
     config: str
-    notes: Notes
+    notes: RolloutState
 
 
 class RayService:
@@ -37,12 +37,12 @@ class RayService:
         metadata: dict[str, Any] = found["metadata"]
         text = (metadata.get("annotations") or {}).get(NOTES) or "{}"
         try:
-            notes = Notes.model_validate_json(text)
+            notes = RolloutState.model_validate_json(text)
         except ValidationError:  # somebody edited it: what was good is learned anew
-            notes = Notes()
+            notes = RolloutState()
         return Found(str(metadata["resourceVersion"]), str(found["spec"].get("serveConfigV2") or ""), notes)
 
-    def write(self, before: Found, *, config: str, notes: Notes) -> None:
+    def write(self, before: Found, *, config: str, notes: RolloutState) -> None:
         """Config and notes in one write; ConflictError where the object isn't at that version any more."""
         text = notes.model_dump_json(exclude_none=True)
         patch: dict[str, Any] = {"metadata": {"resourceVersion": before.version, "annotations": {NOTES: text}}}

@@ -23,13 +23,13 @@ from evermodel import storage
 from evermodel.control.rollout.rayservice import Found, RayService
 from evermodel.control.rollout.transitions import (
     CaseNotes,
-    Notes,
-    Sighting,
-    Step,
+    Observation,
+    RolloutState,
     Target,
+    Transition,
     is_complete,
+    observe,
     releases,
-    sight,
     step,
     with_releases,
 )
@@ -45,7 +45,7 @@ ASKS = 40  # of one round, for all replicas to be among those that answer
 log = logging.getLogger(__name__)
 
 
-class Projector:
+class Reconciler:
     """The loop. `serving` asks one replica, whichever answers, for its status."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Projector:
         self._service, self._rayservice, self._serving = service, rayservice, serving
         self._seconds, self._deadline, self._ticks = seconds, deadline, ticks
         self._standing: dict[str, Promotion] = {}
-        self._notes = Notes()
+        self._notes = RolloutState()
         self._waited: dict[str, tuple[Target, float]] = {}
         self._answered_at: float | None = None
         self._again: set[str] = set()  # of whom a person asked for another try
@@ -130,7 +130,7 @@ class Projector:
         configured = releases(found.config)
         steps = self._steps(found, configured)
         wanted = {name: one.uri for name, one in steps.items() if one.uri is not None}
-        notes = Notes(use_cases={**found.notes.use_cases, **{name: one.notes for name, one in steps.items()}})
+        notes = RolloutState(use_cases={**found.notes.use_cases, **{name: one.notes for name, one in steps.items()}})
         config = with_releases(found.config, wanted)
         if config == found.config and notes == found.notes:
             self._again.difference_update(steps)
@@ -142,7 +142,7 @@ class Projector:
             self._say(name, one)
         self._record()
 
-    def _steps(self, found: Found, configured: Mapping[str, str | None]) -> dict[str, Step]:
+    def _steps(self, found: Found, configured: Mapping[str, str | None]) -> dict[str, Transition]:
         answers: list[Mapping[str, Any]] | None = None
         steps = {}
         for name in configured:
@@ -153,10 +153,10 @@ class Projector:
             notes = found.notes.use_cases.get(name, CaseNotes())
             if name in self._again:
                 notes = notes.model_copy(update={"failed": None})
-            seen = Sighting("silent")
+            seen = Observation("silent")
             if notes.rolling == target and configured[name] == target.uri:
                 answers = self._answers() if answers is None else answers
-                seen = sight(answers, name, target.release)
+                seen = observe(answers, name, target.release)
             now = self._service.clock()
             waited = self._wait(name, target, seen)
             one = step(notes, target, configured[name], seen, waited=waited, deadline=self._deadline, now=now)
@@ -168,7 +168,7 @@ class Projector:
         self._answered_at = self._ticks() if answers else None
         return steps
 
-    def _wait(self, name: str, target: Target, seen: Sighting) -> float:
+    def _wait(self, name: str, target: Target, seen: Observation) -> float:
         """Seconds for which serving has answered since this release was named: an outage isn't a release's fault."""
         known, waited = self._waited.get(name, (target, 0.0))
         if known != target:
@@ -202,7 +202,7 @@ class Projector:
             return False
         return True
 
-    def _say(self, name: str, one: Step) -> None:
+    def _say(self, name: str, one: Transition) -> None:
         log.info("%s: %s", name, one.event or "noted")
         if one.event == "failed" and one.notes.failed is not None:
             back = f"; {one.notes.good.uri} is put back" if one.notes.good else ""

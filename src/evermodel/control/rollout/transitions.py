@@ -47,12 +47,12 @@ class CaseNotes(Note):
     failed: Failed | None = None
 
 
-class Notes(Note):
+class RolloutState(Note):
     use_cases: dict[str, CaseNotes] = {}
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Observation:
     """What serving says of a use case: `live` on all replicas, `waiting`, `error`, or `silent` where nobody says."""
 
     word: Literal["live", "waiting", "error", "silent"]
@@ -60,7 +60,7 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """What follows for one use case: its notes, the URI that the config should name (None: whatever it does), and
     what happened, if anything did."""
 
@@ -73,33 +73,35 @@ def step(
     notes: CaseNotes,
     champion: Target,
     configured: str | None,
-    seen: Sighting,
+    seen: Observation,
     *,
     waited: float,
     deadline: float,
     now: Time,
-) -> Step:
+) -> Transition:
     """The next step of one use case. `waited`: seconds in which serving answered since the config was changed; while
     it is silent no verdict falls on a release."""
     good, rolling, failed = notes.good, notes.rolling, notes.failed
     if failed is not None and failed.release == champion.release:
-        return Step(notes, good.uri if good else None)
+        return Transition(notes, good.uri if good else None)
     if rolling is None or rolling != champion:
         if rolling is None and good == champion:
-            return Step(CaseNotes(good=good), champion.uri)  # what failed before it is forgotten: it may be tried again
+            return Transition(
+                CaseNotes(good=good), champion.uri
+            )  # what failed before it is forgotten: it may be tried again
         if good is None and rolling is None and configured not in (None, champion.uri):
             good = Target(release="", uri=str(configured))  # what stood there before this service came
-        return Step(CaseNotes(good=good, rolling=champion), champion.uri, "rolling")
+        return Transition(CaseNotes(good=good, rolling=champion), champion.uri, "rolling")
     if configured != champion.uri:
-        return Step(notes, champion.uri, "rolling")  # somebody else wrote the config: a helm upgrade does
+        return Transition(notes, champion.uri, "rolling")  # somebody else wrote the config: a helm upgrade does
     if seen.word == "live":
-        return Step(CaseNotes(good=champion), champion.uri, "live")
+        return Transition(CaseNotes(good=champion), champion.uri, "live")
     late = seen.word != "silent" and waited > deadline
     if (seen.word == "error" and waited > SETTLE) or late:
         reason = seen.reason or f"not live on all replicas within {deadline:.0f} s"
         over = Failed(release=champion.release, reason=reason, at=now)
-        return Step(CaseNotes(good=good, failed=over), good.uri if good else None, "failed")
-    return Step(notes, champion.uri)
+        return Transition(CaseNotes(good=good, failed=over), good.uri if good else None, "failed")
+    return Transition(notes, champion.uri)
 
 
 # the Serve config ---------------------------------------------------------------------------------------------------
@@ -163,23 +165,23 @@ def _user_config(application: dict[str, Any], *, make: bool) -> dict[str, Any]:
 # what serving says --------------------------------------------------------------------------------------------------
 
 
-def sight(answers: Sequence[Mapping[str, Any]], name: str, release: str) -> Sighting:
+def observe(answers: Sequence[Mapping[str, Any]], name: str, release: str) -> Observation:
     """What the newest answer of each replica says of a release, in one word. All replicas must have answered: each
     says which one it is, and how many there are."""
     newest: dict[str, Mapping[str, Any]] = {str(answer.get("replica", "")): answer for answer in answers}
     cases = [(answer, (answer.get("use_cases") or {}).get(name)) for answer in newest.values()]
     if not cases:
-        return Sighting("silent")
+        return Observation("silent")
     for answer, case in cases:
         if case is None:  # the models are gone for the moment; or serving wants a token before it says more
-            return Sighting("waiting", str(answer["error"])) if answer.get("error") else Sighting("silent")
+            return Observation("waiting", str(answer["error"])) if answer.get("error") else Observation("silent")
         if error := answer.get("error") or case.get("error"):
-            return Sighting("error", str(error))
+            return Observation("error", str(error))
     there = sum((case or {}).get("release") == release for _, case in cases)
     of = max(_count(answer) for answer in newest.values())
     if there == len(cases) and len(cases) >= of:
-        return Sighting("live")
-    return Sighting("waiting")
+        return Observation("live")
+    return Observation("waiting")
 
 
 def is_complete(answers: Iterable[Mapping[str, Any]]) -> bool:

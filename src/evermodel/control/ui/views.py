@@ -22,7 +22,7 @@ def _row(service: Service, case: UseCase) -> dict[str, Any]:
     ledger, name = service.ledger, case.name
     promotions, decisions, runs = ledger.promotions(name), ledger.decisions(name), ledger.runs(name)
     champion = promotions[-1].release.id if promotions else None
-    measured = [window for window in ledger.windows(name) if window.performance is not None]
+    measured = [window for window in ledger.monitoring_reports(name) if window.performance is not None]
     return {
         "use_case": name,
         "description": case.description,
@@ -100,7 +100,7 @@ def page(service: Service, name: str, *, rows: int = 25) -> dict[str, Any]:
     case, ledger = service.case(name), service.ledger
     promotions = ledger.promotions(name)
     champion = promotions[-1].release if promotions else None
-    windows, alerts = ledger.windows(name), ledger.alerts(name)
+    windows, alerts = ledger.monitoring_reports(name), ledger.alerts(name)
     measured = [window for window in windows if window.performance is not None]
     previous = ledger.previous(name)
     return {

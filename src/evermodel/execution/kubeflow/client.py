@@ -26,7 +26,7 @@ EXPERIMENT = "evermodel"
 
 
 @dataclass(frozen=True)
-class Pace:
+class RetryPolicy:
     """How a wait passes; a test gives a faster one."""
 
     sleep: Callable[[float], None] = time.sleep
@@ -44,7 +44,7 @@ class KfpClient:
     namespace: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
-    pace: Pace = field(default_factory=Pace)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
         settings = api.Configuration(host=self.endpoint.rstrip("/"))
@@ -138,7 +138,7 @@ class KfpClient:
                 return run
             if run.state in BAD:
                 raise EvermodelError(f"run {run.display_name} ({run_id}) ended {run.state}{_cause(run)}")
-            self.pace.sleep(self.pace.poll)
+            self.policy.sleep(self.policy.poll)
 
     # recurring runs ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class KfpClient:
             except ConnectionError as error:
                 lost = error
                 for _ in range(attempt + 2):  # an answer may be lost before the work is done
-                    self.pace.sleep(self.pace.poll)
+                    self.policy.sleep(self.policy.poll)
                     if (found := self._patiently(there)) is not None:
                         return found
         raise EvermodelError(f"{what} couldn't be made in {TRIES} tries: {lost}")
@@ -208,19 +208,19 @@ class KfpClient:
                 return found
 
     def _patiently(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        since = self.pace.clock()
+        since = self.policy.clock()
         while True:
             try:
                 return self._call(ask, *arguments) if arguments else ask()
             except ConnectionError as error:
-                if self.pace.clock() - since > self.pace.patience:
-                    raise EvermodelError(f"{error}; given up after {self.pace.patience:.0f} s") from None
-                self.pace.sleep(self.pace.poll)
+                if self.policy.clock() - since > self.policy.patience:
+                    raise EvermodelError(f"{error}; given up after {self.policy.patience:.0f} s") from None
+                self.policy.sleep(self.policy.poll)
 
     def _call(self, ask: Callable[..., Any], *arguments: Any, **query: Any) -> Any:
         """ConnectionError where nobody can know what has become of it; EvermodelError where it was refused."""
         try:
-            return ask(*arguments, **query, _request_timeout=self.pace.timeout)
+            return ask(*arguments, **query, _request_timeout=self.policy.timeout)
         except HTTPError as error:
             raise ConnectionError(f"{self.endpoint} doesn't answer: {error}") from None
         except ApiException as error:

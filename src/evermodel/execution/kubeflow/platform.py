@@ -15,7 +15,7 @@ from kfp import dsl, kubernetes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evermodel import storage
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 
 PLATFORM = "EVERMODEL_PLATFORM"
 
@@ -84,14 +84,14 @@ def current() -> Platform | None:
 
 
 def read(place: Path) -> Platform:
-    """UseCaseError with the place where a value is wrong."""
+    """InputError with the place where a value is wrong."""
     try:
         return Platform.model_validate(yaml.safe_load(storage.read_text(place)))
     except (OSError, yaml.YAMLError) as error:
-        raise UseCaseError(f"{place}: {error}") from None
+        raise InputError(f"{place}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise UseCaseError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InputError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def on_cluster(task: dsl.PipelineTask, *, heavy: bool = False) -> dsl.PipelineTask:

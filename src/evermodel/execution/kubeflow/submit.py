@@ -10,24 +10,24 @@ from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
 
 from evermodel import storage
-from evermodel.errors import UseCaseError
-from evermodel.execution.kubeflow.client import KfpClient, Pace
+from evermodel.errors import InputError
+from evermodel.execution.kubeflow.client import KfpClient, RetryPolicy
 from evermodel.execution.kubeflow.platform import current
 from evermodel.profile import Profile
 from evermodel.records import canonical_json, sha256
 
 
-def connect(profile: Profile, endpoint: str | None = None, *, pace: Pace | None = None) -> KfpClient:
+def connect(profile: Profile, endpoint: str | None = None, *, policy: RetryPolicy | None = None) -> KfpClient:
     """The client of the profile's endpoint, or of another one."""
     host = endpoint or profile.kfp_endpoint
     if not host:
-        raise UseCaseError("no Kubeflow Pipelines to submit to: set kfp_endpoint in evermodel.yaml, or --endpoint")
+        raise InputError("no Kubeflow Pipelines to submit to: set kfp_endpoint in evermodel.yaml, or --endpoint")
     return KfpClient(
         host,
         namespace=profile.kfp_namespace,
         token_file=profile.root / profile.kfp_token_file if profile.kfp_token_file else None,
         ca_file=profile.root / profile.kfp_ca_file if profile.kfp_ca_file else None,
-        pace=pace or Pace(),
+        policy=policy or RetryPolicy(),
     )
 
 

@@ -38,12 +38,12 @@ from evermodel.failpoint import failpoint
 from evermodel.features import training_set
 from evermodel.records import BundleRef, Mode, TrainingSet, canonical_json, sha256
 from evermodel.training.torch import loop, state
-from evermodel.training.torch.loop import Learner, Outcome
+from evermodel.training.torch.loop import FitResult, Learner
 from evermodel.training.torch.start import Start, begin
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
 
 MAX_FAILURES = 3
 RECORD, WEIGHTS, STATE = "learner.json", "weights.safetensors", "state.safetensors"
@@ -53,7 +53,7 @@ WORKERS = "workers.json"
 def fit(
     use_case: UseCase,
     objective: str,
-    turn: TurnRows,
+    turn: TrainingRows,
     start: Start,
     *,
     mode: Mode,
@@ -61,7 +61,7 @@ def fit(
     seed: int,
     num_workers: int,
     out: str,
-) -> Outcome:
+) -> FitResult:
     """Train `start.learner` in place on `num_workers` workers. `out`: below it the run keeps rows and checkpoints.
 
     Uses the Ray that is running, the one that RAY_ADDRESS names, or a local one for the time of this call. Workers are
@@ -124,7 +124,7 @@ def _work(job: dict[str, Any]) -> None:
         parent=open_bundle(BundleRef.from_json(parent)) if parent else None,
         seed=job["seed"],
     )
-    learner, before = start.learner, Outcome(0, 0, 0.0)
+    learner, before = start.learner, FitResult(0, 0, 0.0)
     folder = None
     if ray.train.get_context().get_world_rank() == 0:  # one decides: a node that is cut off may still be writing
         folder = _last_whole(job["checkpoints"], start)
@@ -135,7 +135,7 @@ def _work(job: dict[str, Any]) -> None:
 
     def leave(current: Learner, loss: float) -> None:
         losses.append(loss)
-        done = Outcome(len(losses), len(losses) * len(start.data), 0.0, tuple(losses))
+        done = FitResult(len(losses), len(losses) * len(start.data), 0.0, tuple(losses))
         failpoint("train.epoch")
         _report(current, done)
         _tell(job["place"], f"{job['objective']}: epoch {done.epochs} of {start.epochs}, loss {loss:.6f}")
@@ -148,10 +148,10 @@ def _work(job: dict[str, Any]) -> None:
         batch_size=start.batch_size,
         validation=start.validation,
         patience=start.patience,
-        exchange=Gloo(),
+        all_reduce=GlooAllReduce(),
         on_epoch=leave,
     )
-    whole = Outcome(
+    whole = FitResult(
         before.epochs + outcome.epochs,
         before.rows_trained + outcome.rows_trained,
         outcome.seconds,
@@ -174,7 +174,7 @@ def _tell(place: str, line: str) -> None:
         storage.write_text(storage.join(place, "progress.txt"), line + "\n")
 
 
-class Gloo:
+class GlooAllReduce:
     """The exchange of Ray's process group. Sums are all-reduced, so every rank has the same bits."""
 
     def __init__(self) -> None:
@@ -182,12 +182,12 @@ class Gloo:
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
 
-    def total(self, values: torch.Tensor) -> None:
+    def all_reduce(self, values: torch.Tensor) -> None:
         if self.world > 1:
             torch.distributed.all_reduce(values)
 
 
-def _report(learner: Learner, outcome: Outcome) -> None:
+def _report(learner: Learner, outcome: FitResult) -> None:
     """Rank 0's checkpoint with the metrics (without one Ray forgets them); the others only take part."""
     metrics = {"epochs": outcome.epochs, "loss": outcome.losses[-1] if outcome.losses else None}
     if ray.train.get_context().get_world_rank() != 0:
@@ -198,7 +198,7 @@ def _report(learner: Learner, outcome: Outcome) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _write(folder: Path, learner: Learner, outcome: Outcome) -> None:
+def _write(folder: Path, learner: Learner, outcome: FitResult) -> None:
     moments, scalars = state.save(learner)
     files = {
         WEIGHTS: safetensors.numpy.save(state.weights_of(learner.module)),
@@ -226,7 +226,7 @@ def _last_whole(checkpoints: str, start: Start) -> str | None:
     return None
 
 
-def _read(folder: str, start: Start) -> tuple[Learner, Outcome]:
+def _read(folder: str, start: Start) -> tuple[Learner, FitResult]:
     """The learner of a checkpoint, in a module like the start's. IntegrityError where a file isn't what was written."""
     record = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
     arrays = {}
@@ -237,7 +237,7 @@ def _read(folder: str, start: Start) -> tuple[Learner, Outcome]:
         arrays[name] = safetensors.numpy.load(data)
     learner = state.restore(start.learner.module, arrays[WEIGHTS], arrays[STATE], record["scalars"])
     tree = record["outcome"]
-    return learner, Outcome(**{**tree, "losses": tuple(tree["losses"]), "validation": tuple(tree["validation"])})
+    return learner, FitResult(**{**tree, "losses": tuple(tree["losses"]), "validation": tuple(tree["validation"])})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 A `Learner` is everything that training changes. Running k steps, saving, restoring and running k more gives bit for bit
 what 2k steps give: the order of an epoch comes from the generator state at its start, which is kept with the position.
-With an `Exchange` each rank takes a slice of every batch and gradients are summed, so that all ranks take one step.
+With an `AllReduce` each rank takes a slice of every batch and gradients are summed, so that all ranks take one step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLOOR = 0.05  # a cosine ends at this share of its learning rate, so that later 
 
 
 @dataclass(frozen=True)
-class Batchable:
+class EncodedRows:
     """Encoded labelled rows: dense float32[n, d], ids int64[n, c], targets[n], weights float32[n]."""
 
     dense: Tensor
@@ -38,20 +38,20 @@ class Batchable:
     def __len__(self) -> int:
         return len(self.dense)
 
-    def part(self, rows: Tensor | slice) -> Batchable:
-        return Batchable(self.dense[rows], self.ids[rows], self.targets[rows], self.weights[rows])
+    def part(self, rows: Tensor | slice) -> EncodedRows:
+        return EncodedRows(self.dense[rows], self.ids[rows], self.targets[rows], self.weights[rows])
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step. `horizon`: the steps that cosine and step were planned for; after it they stay."""
+    """The learning rate of each step. `total_steps`: the steps that cosine and step were planned for; after it they stay."""
 
     kind: Literal["constant", "cosine", "step"]
     learning_rate: float
-    horizon: int
+    total_steps: int
 
     def rate(self, step: int) -> float:
-        done = min(step / max(self.horizon, 1), 1.0)
+        done = min(step / max(self.total_steps, 1), 1.0)
         if self.kind == "cosine":  # Loshchilov and Hutter 2017, one cycle
             return self.learning_rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
         if self.kind == "step":  # a third of the rate after each third of the steps
@@ -66,15 +66,15 @@ class Learner:
     module: nn.Module
     optimizer: Optimizer
     schedule: Schedule
-    shuffle: Tensor  # uint8: the order generator's state at the start of this epoch
-    noise: Tensor  # uint8: dropout's generator state
+    shuffle_rng: Tensor  # uint8: the order generator's state at the start of this epoch
+    dropout_rng: Tensor  # uint8: dropout's generator state
     epoch: int = 0  # since the first turn
     step: int = 0
     position: int = 0  # batches done in this epoch
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitResult:
     """What a run did. `seconds` of optimisation alone; `losses`: mean training loss of each whole epoch."""
 
     epochs: int
@@ -84,13 +84,13 @@ class Outcome:
     validation: tuple[float, ...] = field(default=())
 
 
-class Exchange(Protocol):
+class AllReduce(Protocol):
     """How ranks add up: `total` sums a flat tensor over all of them, in place."""
 
     rank: int
     world: int
 
-    def total(self, values: Tensor) -> None: ...
+    def all_reduce(self, values: Tensor) -> None: ...
 
 
 def make_learner(
@@ -105,23 +105,25 @@ def make_learner(
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        noise = torch.get_rng_state()
-    return Learner(module, Optimizer(optimizer, weight_decay), schedule, shuffle=order.get_state(), noise=noise)
+        dropout_rng = torch.get_rng_state()
+    return Learner(
+        module, Optimizer(optimizer, weight_decay), schedule, shuffle_rng=order.get_state(), dropout_rng=dropout_rng
+    )
 
 
 def run(
     learner: Learner,
-    data: Batchable,
+    data: EncodedRows,
     loss: LossFunction,
     *,
     epochs: int,
     batch_size: int,
-    validation: Batchable | None = None,
+    validation: EncodedRows | None = None,
     patience: int | None = None,
-    exchange: Exchange | None = None,
+    all_reduce: AllReduce | None = None,
     steps: int | None = None,
     on_epoch: Callable[[Learner, float], None] | None = None,
-) -> Outcome:
+) -> FitResult:
     """Train in place until `epochs` more epochs are done (or `steps` more steps, for whoever saves in mid-epoch).
 
     With `validation` and `patience` it stops when that many epochs gave no lower loss there, and goes back to the best.
@@ -137,13 +139,13 @@ def run(
     with _pinned(learner):
         while learner.epoch < target and left != 0:
             began, before = perf_counter(), learner.step
-            total, seen = _epoch(learner, data, loss, batch_size=batch_size, exchange=exchange, steps=left)
+            total, seen = _epoch(learner, data, loss, batch_size=batch_size, all_reduce=all_reduce, steps=left)
             seconds, rows = seconds + perf_counter() - began, rows + seen
             left = None if left is None else left - (learner.step - before)
             if learner.position:
                 break
             losses.append(total / len(data))
-            learner.noise = torch.get_rng_state()
+            learner.dropout_rng = torch.get_rng_state()
             if not math.isfinite(losses[-1]):
                 raise StateError(
                     f"the loss is {losses[-1]} after epoch {learner.epoch}: a smaller learning rate may help"
@@ -158,10 +160,10 @@ def run(
                 on_epoch(learner, losses[-1])
     if best is not None:
         learner.__dict__.update(best[1].__dict__)
-    return Outcome(len(losses), rows, seconds, tuple(losses), tuple(checks))
+    return FitResult(len(losses), rows, seconds, tuple(losses), tuple(checks))
 
 
-def mean_loss(module: nn.Module, data: Batchable, loss: LossFunction) -> float:
+def mean_loss(module: nn.Module, data: EncodedRows, loss: LossFunction) -> float:
     """Mean loss in eval mode, summed in float64 over fixed slices. StateError of no rows."""
     if not len(data):
         raise StateError("the mean loss of no rows isn't a number")
@@ -178,16 +180,16 @@ def mean_loss(module: nn.Module, data: Batchable, loss: LossFunction) -> float:
 
 def _epoch(
     learner: Learner,
-    data: Batchable,
+    data: EncodedRows,
     loss: LossFunction,
     *,
     batch_size: int,
-    exchange: Exchange | None,
+    all_reduce: AllReduce | None,
     steps: int | None,
 ) -> tuple[float, int]:
     """The rest of this epoch, or `steps` of it; (Σ loss × rows, rows seen over all ranks)."""
     generator = torch.Generator()
-    generator.set_state(learner.shuffle)
+    generator.set_state(learner.shuffle_rng)
     shuffled = data.part(torch.randperm(len(data), generator=generator))  # one gather an epoch, then views
     batches = range(learner.position * batch_size, len(data), batch_size)[:steps]
     parameters = {name: value for name, value in learner.module.named_parameters() if value.requires_grad}
@@ -196,41 +198,45 @@ def _epoch(
     learner.module.train()
     for start in batches:
         batch = shuffled.part(slice(start, start + batch_size))
-        total += _step(learner, batch, loss, parameters, exchange)
+        total += _step(learner, batch, loss, parameters, all_reduce)
         seen += len(batch)
         learner.position += 1
     if learner.position * batch_size >= len(data):
-        learner.epoch, learner.position, learner.shuffle = learner.epoch + 1, 0, generator.get_state()
-    if exchange is not None:
-        exchange.total(total)
+        learner.epoch, learner.position, learner.shuffle_rng = learner.epoch + 1, 0, generator.get_state()
+    if all_reduce is not None:
+        all_reduce.all_reduce(total)
     return float(total), seen
 
 
 def _step(
-    learner: Learner, batch: Batchable, loss: LossFunction, parameters: Mapping[str, Tensor], exchange: Exchange | None
+    learner: Learner,
+    batch: EncodedRows,
+    loss: LossFunction,
+    parameters: Mapping[str, Tensor],
+    all_reduce: AllReduce | None,
 ) -> Tensor:
     """One step on one (global) batch; this rank's Σ loss × rows."""
     for parameter in parameters.values():
         parameter.grad = None
-    mine = batch if exchange is None else batch.part(slice(exchange.rank, None, exchange.world))
+    mine = batch if all_reduce is None else batch.part(slice(all_reduce.rank, None, all_reduce.world))
     value = torch.zeros(())
     if len(mine):
         value = loss(learner.module(mine.dense, mine.ids), mine.targets, mine.weights)
         (value if len(mine) == len(batch) else value * (len(mine) / len(batch))).backward()  # type: ignore[no-untyped-call]
-    if exchange is not None:
-        _sum_gradients(list(parameters.values()), exchange)
+    if all_reduce is not None:
+        _sum_gradients(list(parameters.values()), all_reduce)
     learner.optimizer.step(parameters, learner.schedule.rate(learner.step))
     learner.step += 1
     return value.detach().double() * len(mine)
 
 
-def _sum_gradients(parameters: Sequence[Tensor], exchange: Exchange) -> None:
+def _sum_gradients(parameters: Sequence[Tensor], all_reduce: AllReduce) -> None:
     """Every rank's gradients added up, as one flat tensor: one message a step."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    exchange.total(flat)
+    all_reduce.all_reduce(flat)
     parts = torch.split(flat, [parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
@@ -243,8 +249,8 @@ def _pinned(learner: Learner) -> Iterator[None]:
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(learner.noise)
+            torch.set_rng_state(learner.dropout_rng)
             yield
-            learner.noise = torch.get_rng_state()
+            learner.dropout_rng = torch.get_rng_state()
     finally:
         torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """Torch modules for tables. Each is called as `module(dense[n, d], ids[n, c])` and answers `[n, outputs]`.
 
-A module that follows the `Carried` protocol can go on in a stateful turn when its inputs move: it says which layers
+A module that follows the `WarmStartable` protocol can go on in a stateful turn when its inputs move: it says which layers
 take the dense inputs directly, which tables are looked up by which id column, and where its classes are. A custom module
 (an import path in the use case) may leave the protocol out; its transforms then stay as they were fitted.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from evermodel import plugins
-from evermodel.errors import UseCaseError, nearest
+from evermodel.errors import InputError, nearest
 from evermodel.features.transforms import InputSpec
 from evermodel.use_case import Model
 
@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 
 @runtime_checkable
-class Carried(Protocol):
+class WarmStartable(Protocol):
     """What a module tells, so that `training.state` can carry its weights and moments over a move of its inputs."""
 
     def input_layers(self) -> list[nn.Linear]:
@@ -93,7 +93,7 @@ class Wide(nn.Module):
         position = {name: index for index, (name, _, _) in enumerate(spec.ids)}
         for name in names:
             if name not in position:
-                raise UseCaseError(f"model option wide = {name!r} is no id feature; {nearest(name, position)}")
+                raise InputError(f"model option wide = {name!r} is no id feature; {nearest(name, position)}")
         self.names = list(names)
         self.positions = [position[name] for name in names]
         self.tables = nn.ModuleList(
@@ -204,7 +204,7 @@ class TwoTower(nn.Module):
         if not model.options.get("sum", False):
             self.summed = []
         elif not self.summed:
-            raise UseCaseError(f"model option sum needs an embedded feature of dim {model.dim}, the model's own")
+            raise InputError(f"model option sum needs an embedded feature of dim {model.dim}, the model's own")
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
         embedded = self.query.embed(ids)
@@ -239,14 +239,14 @@ class TwoTower(nn.Module):
 def build(model: Model, spec: InputSpec, outputs: int, *, seed: int) -> nn.Module:
     """A fresh module with seeded weights; the global generator is left as it was.
 
-    UseCaseError where the kind can't answer the label: a two-tower ranks classes, so it needs a category label.
+    InputError where the kind can't answer the label: a two-tower ranks classes, so it needs a category label.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if ":" in model.kind:
             made = plugins.load(model.kind, "model")(spec, outputs, dict(model.options))
             if not isinstance(made, nn.Module):
-                raise UseCaseError(f"model {model.kind!r} made a {type(made).__name__}, not a torch.nn.Module")
+                raise InputError(f"model {model.kind!r} made a {type(made).__name__}, not a torch.nn.Module")
             return made
         if model.kind == "mlp":
             return Tower(spec, outputs, model)
@@ -254,9 +254,9 @@ def build(model: Model, spec: InputSpec, outputs: int, *, seed: int) -> nn.Modul
             return LinearModel(spec, outputs)
         if model.kind == "two_tower":
             if outputs < 2:
-                raise UseCaseError("a two_tower ranks classes: its objective needs a label of type category")
+                raise InputError("a two_tower ranks classes: its objective needs a label of type category")
             return TwoTower(spec, outputs, model)
-    raise UseCaseError(f"model kind {model.kind!r}; {nearest(model.kind, ('mlp', 'linear', 'two_tower'))}")
+    raise InputError(f"model kind {model.kind!r}; {nearest(model.kind, ('mlp', 'linear', 'two_tower'))}")
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:

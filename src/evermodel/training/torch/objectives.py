@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evermodel import plugins
-from evermodel.errors import DataError, UseCaseError, nearest
+from evermodel.errors import DataError, InputError, nearest
 from evermodel.use_case import UseCase
 
 LabelType = Literal["binary", "number", "category"]
@@ -39,7 +39,7 @@ FOCUS = 2.0
 
 
 @dataclass(frozen=True)
-class Targets:
+class LabelTargets:
     """What is learned from: `rows` are the positions of the labelled rows, with target and weight for each of them."""
 
     rows: NDArray[np.int64]
@@ -71,7 +71,7 @@ class Task:
         made = cls(**tree)
         return replace(made, class_weights=tuple(made.class_weights), classes=tuple(made.classes))
 
-    def targets(self, rows: pa.Table) -> Targets:
+    def targets(self, rows: pa.Table) -> LabelTargets:
         """The labelled rows' targets; a null label is unknown, and so is a class that the model doesn't have.
 
         DataError where the label isn't there, is nan, or a binary one isn't 0 or 1.
@@ -82,14 +82,14 @@ class Task:
             known = np.flatnonzero(codes >= 0)
             values: NDArray[Any] = codes[known]
             weights = np.array(self.class_weights, dtype=np.float32)[values]
-            return Targets(known, values, weights)
+            return LabelTargets(known, values, weights)
         known = np.flatnonzero(column.is_valid().to_numpy())
         numbers = _label_numbers(self.label, column.drop_null(), binary=self.type == "binary")
         if self.type == "binary":
             weights = np.array(self.class_weights, dtype=np.float32)[numbers.astype(np.int64)]
         else:
             weights = np.ones(len(numbers), dtype=np.float32)
-        return Targets(known, (numbers / self.label_scale).astype(np.float32), weights)
+        return LabelTargets(known, (numbers / self.label_scale).astype(np.float32), weights)
 
     def losses(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """(outputs[n, k], targets[n], weights[n]) → scalar, the mean over rows of weight × loss."""
@@ -122,13 +122,13 @@ class Task:
 def resolve(use_case: UseCase, objective: str, rows: pa.Table) -> Task:
     """The objective's task as its first rows show it: classes and balanced weights are found here, once.
 
-    DataError where no row is labelled or all have one class; UseCaseError where the loss doesn't fit the label.
+    DataError where no row is labelled or all have one class; InputError where the loss doesn't fit the label.
     """
     declared = use_case.objective(objective)
     label = use_case.label(declared.label)
     loss = LOSSES[label.type][0] if declared.loss == "default" else declared.loss
     if ":" not in loss and loss not in LOSSES[label.type]:
-        raise UseCaseError(
+        raise InputError(
             f"objectives.{objective}.loss = {loss!r} doesn't fit a {label.type} label; "
             + nearest(loss, LOSSES[label.type])
         )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from evermodel.errors import StateError
 from evermodel.features.transforms import Inputs, Transforms
 from evermodel.training.torch import state
-from evermodel.training.torch.loop import Batchable, mean_loss
+from evermodel.training.torch.loop import EncodedRows, mean_loss
 from evermodel.training.torch.modules import build
 from evermodel.training.torch.objectives import Task
 from evermodel.use_case import Model
@@ -69,11 +69,11 @@ class Scorer:
         return mean_loss(self.module, encode(self.transforms, self.task, rows), self.task.losses())
 
 
-def encode(transforms: Transforms, task: Task, rows: pa.Table) -> Batchable:
+def encode(transforms: Transforms, task: Task, rows: pa.Table) -> EncodedRows:
     """The labelled rows as tensors."""
     targets = task.targets(rows)
     inputs = transforms.apply(rows if len(targets.rows) == len(rows) else rows.take(pa.array(targets.rows)))
-    return Batchable(
+    return EncodedRows(
         torch.from_numpy(inputs.dense),
         torch.from_numpy(inputs.ids),
         torch.from_numpy(targets.values),

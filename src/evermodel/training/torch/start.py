@@ -22,14 +22,14 @@ from evermodel.features import transforms as encoders
 from evermodel.features.transforms import Transforms
 from evermodel.records import Mode, from_micros, micros
 from evermodel.training.torch import objectives, state
-from evermodel.training.torch.loop import Batchable, Learner, Schedule, make_learner, mean_loss
-from evermodel.training.torch.modules import Carried, TwoTower, build
+from evermodel.training.torch.loop import EncodedRows, Learner, Schedule, make_learner, mean_loss
+from evermodel.training.torch.modules import TwoTower, WarmStartable, build
 from evermodel.training.torch.objectives import Task
 from evermodel.training.torch.scorer import PATH, Scorer, encode
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
-    from evermodel.features.training_set import TurnRows
+    from evermodel.features.training_set import TrainingRows
 
 TOLERANCE = 1e-5
 
@@ -41,13 +41,13 @@ class Start:
     learner: Learner
     transforms: Transforms
     task: Task
-    data: Batchable
-    validation: Batchable | None
+    data: EncodedRows
+    validation: EncodedRows | None
     epochs: int
     batch_size: int
     patience: int | None
     row_ids: np.ndarray[Any, np.dtype[np.int64]]
-    replay_rows: int
+    rehearsal_rows: int
     step0_loss: float | None = None
     parent_loss: float | None = None
 
@@ -75,7 +75,9 @@ def sections(use_case: UseCase, objective: str) -> dict[str, Any]:
     }
 
 
-def begin(use_case: UseCase, objective: str, turn: TurnRows, *, mode: Mode, parent: Bundle | None, seed: int) -> Start:
+def begin(
+    use_case: UseCase, objective: str, turn: TrainingRows, *, mode: Mode, parent: Bundle | None, seed: int
+) -> Start:
     """The start of a turn. StateError where `stateful` has no parent, or one that can't be restored whole."""
     if mode == "from_scratch":
         return from_scratch(use_case, objective, turn, seed=seed)
@@ -84,7 +86,7 @@ def begin(use_case: UseCase, objective: str, turn: TurnRows, *, mode: Mode, pare
     return stateful(use_case, objective, turn, parent=parent, seed=seed)
 
 
-def from_scratch(use_case: UseCase, objective: str, turn: TurnRows, *, seed: int) -> Start:
+def from_scratch(use_case: UseCase, objective: str, turn: TrainingRows, *, seed: int) -> Start:
     """Transforms, task and weights from the turn's rows; with `patience` the newest share of them validates."""
     training = use_case.training
     rows = _together(turn.train, turn.replay)
@@ -116,11 +118,11 @@ def from_scratch(use_case: UseCase, objective: str, turn: TurnRows, *, seed: int
         batch_size=training.batch_size,
         patience=training.patience,
         row_ids=_ids(rows, task),
-        replay_rows=_labelled(turn.replay, task),
+        rehearsal_rows=_labelled(turn.replay, task),
     )
 
 
-def stateful(use_case: UseCase, objective: str, turn: TurnRows, *, parent: Bundle, seed: int) -> Start:
+def stateful(use_case: UseCase, objective: str, turn: TrainingRows, *, parent: Bundle, seed: int) -> Start:
     """The parent's state, restored, verified by its loss, with moved transforms and grown vocabularies and classes."""
     check_fits(use_case, objective, parent.model)
     if micros(turn.cursor) < parent.state["cursor"]:
@@ -135,7 +137,7 @@ def stateful(use_case: UseCase, objective: str, turn: TurnRows, *, parent: Bundl
     rows = _together(turn.train, turn.replay)
     settings = use_case.training.stateful
     transforms = scorer.transforms
-    if isinstance(module, Carried):
+    if isinstance(module, WarmStartable):
         transforms, move = transforms.move(rows, restandardise=settings.restandardise)
         learner = state.carry(learner, build(model, transforms.spec, task.outputs, seed=seed), move)
     fresh = encode(transforms, task, turn.train)
@@ -149,7 +151,7 @@ def stateful(use_case: UseCase, objective: str, turn: TurnRows, *, parent: Bundl
     if added := len(grown.classes) - len(task.classes):
         learner = state.add_classes(learner, build(model, transforms.spec, grown.outputs, seed=seed), added)
     if settings.learning_rate is not None:
-        learner.schedule = Schedule("constant", settings.learning_rate, learner.schedule.horizon)
+        learner.schedule = Schedule("constant", settings.learning_rate, learner.schedule.total_steps)
     return Start(
         learner=learner,
         transforms=transforms,
@@ -160,7 +162,7 @@ def stateful(use_case: UseCase, objective: str, turn: TurnRows, *, parent: Bundl
         batch_size=settings.batch_size or use_case.training.batch_size,
         patience=None,
         row_ids=_ids(rows, grown),
-        replay_rows=_labelled(turn.replay, grown),
+        rehearsal_rows=_labelled(turn.replay, grown),
         step0_loss=step0_loss,
         parent_loss=parent_loss,
     )

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evermodel.errors import StateError
-from evermodel.features.transforms import Move
+from evermodel.features.transforms import TransformUpdate
 from evermodel.training.torch.loop import Learner, Schedule
-from evermodel.training.torch.modules import Carried
+from evermodel.training.torch.modules import WarmStartable
 from evermodel.training.torch.optimizer import STEP, Optimizer
 from evermodel.use_case import Training
 
@@ -42,7 +42,7 @@ def weights_of(module: nn.Module) -> dict[str, NDArray[Any]]:
 def save(learner: Learner) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """(arrays, scalars) of everything but the weights."""
     arrays = {f"optimizer.{name}": value.numpy().copy() for name, value in _optimizer_tensors(learner).items()}
-    arrays |= {"random.shuffle": learner.shuffle.numpy().copy(), "random.noise": learner.noise.numpy().copy()}
+    arrays |= {"random.shuffle": learner.shuffle_rng.numpy().copy(), "random.noise": learner.dropout_rng.numpy().copy()}
     scalars = {
         "optimizer": {
             "kind": learner.optimizer.kind,
@@ -66,8 +66,8 @@ def restore(module: nn.Module, weights: Arrays, arrays: Arrays, scalars: Mapping
             module,
             Optimizer(settings["kind"], settings["weight_decay"]),
             schedule,
-            shuffle=_tensor(arrays["random.shuffle"]),
-            noise=_tensor(arrays["random.noise"]),
+            shuffle_rng=_tensor(arrays["random.shuffle"]),
+            dropout_rng=_tensor(arrays["random.noise"]),
             epoch=scalars["epoch"],
             step=scalars["step"],
             position=scalars["position"],
@@ -98,16 +98,16 @@ def check_settings(learner: Learner, training: Training) -> None:
         raise StateError(f"the parent was trained by {saved}, its moments are of no use to {training.optimizer}")
 
 
-def carry(learner: Learner, grown: nn.Module, move: Move) -> Learner:
+def carry(learner: Learner, grown: nn.Module, move: TransformUpdate) -> Learner:
     """The learner in `grown` (built for the moved inputs), the same function, with moments re-expressed.
 
     New dense columns start with weight 0, new values as copies of the unknown one's row; both with moments 0, and both
-    learn from the first step on. StateError where the module doesn't say where its inputs go (`model.Carried`).
+    learn from the first step on. StateError where the module doesn't say where its inputs go (`model.WarmStartable`).
     """
     if move.is_identity:
         return learner
     old = learner.module
-    if not isinstance(old, Carried) or not isinstance(grown, Carried):
+    if not isinstance(old, WarmStartable) or not isinstance(grown, WarmStartable):
         raise StateError(
             f"{type(old).__name__} doesn't define input_layers, id_tables and class_axes: it can't be carried"
         )
@@ -118,7 +118,7 @@ def carry(learner: Learner, grown: nn.Module, move: Move) -> Learner:
         _rescale(weights, moments, names[layer.weight], names[layer.bias], move)
     for tables in ((table, size) for name, _, size in move.tables for table in old.id_tables()[name]):
         _append_rows(weights, moments, names[tables[0].weight], tables[1])
-    return _rehoused(learner, grown, weights, moments)
+    return _rebuild(learner, grown, weights, moments)
 
 
 def add_classes(learner: Learner, grown: nn.Module, added: int) -> Learner:
@@ -127,7 +127,7 @@ def add_classes(learner: Learner, grown: nn.Module, added: int) -> Learner:
     The scores of the old classes don't change; their probabilities give way a little to the new ones.
     """
     old = learner.module
-    if not isinstance(old, Carried):
+    if not isinstance(old, WarmStartable):
         raise StateError(f"{type(old).__name__} doesn't define class_axes: {added} new classes can't be added")
     weights = {name: value.detach().clone() for name, value in old.state_dict().items()}
     moments = _optimizer_tensors(learner)
@@ -139,10 +139,10 @@ def add_classes(learner: Learner, grown: nn.Module, added: int) -> Learner:
         for key in (f"{name}.{moment}" for moment in MOMENTS):
             if key in moments:
                 moments[key] = _padded(moments[key], axis, added, 0.0)
-    return _rehoused(learner, grown, weights, moments)
+    return _rebuild(learner, grown, weights, moments)
 
 
-def _rescale(weights: Tensors, moments: Tensors, weight: str, bias: str, move: Move) -> None:
+def _rescale(weights: Tensors, moments: Tensors, weight: str, bias: str, move: TransformUpdate) -> None:
     """The formulas above on one layer, in float64, then room for new dense columns."""
     columns = [column.index for column in move.columns]
     was = np.array([column.scale_from for column in move.columns])
@@ -168,7 +168,7 @@ def _rescale(weights: Tensors, moments: Tensors, weight: str, bias: str, move: M
         moments[f"{weight}.{key}"] = _inserted(of_weight.float(), move)
 
 
-def _inserted(matrix: Tensor, move: Move) -> Tensor:
+def _inserted(matrix: Tensor, move: TransformUpdate) -> Tensor:
     """[out, in] with zero columns for the new dense inputs, which come after the old ones and before the embeddings."""
     room = torch.zeros((len(matrix), move.dense_to - move.dense_from), dtype=matrix.dtype)
     return torch.cat([matrix[:, : move.dense_from], room, matrix[:, move.dense_from :]], dim=1)
@@ -188,7 +188,7 @@ def _padded(values: Tensor, axis: int, added: int, fill: float) -> Tensor:
     return torch.cat([values, torch.full(shape, fill, dtype=values.dtype)], dim=axis)
 
 
-def _rehoused(learner: Learner, module: nn.Module, weights: Tensors, moments: Tensors) -> Learner:
+def _rebuild(learner: Learner, module: nn.Module, weights: Tensors, moments: Tensors) -> Learner:
     """The same learner in another module, with these weights and moments."""
     arrays, scalars = save(learner)
     kept = {name: value for name, value in arrays.items() if name.startswith("random.")}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evermodel.errors import StateError
-from evermodel.training.torch.loop import Batchable, Learner, Schedule, make_learner, mean_loss, run
+from evermodel.training.torch.loop import EncodedRows, Learner, Schedule, make_learner, mean_loss, run
 
 
 def squared(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ class Small(nn.Module):
         return answer
 
 
-def data(rows: int, seed: int = 0) -> Batchable:
+def data(rows: int, seed: int = 0) -> EncodedRows:
     generator = torch.Generator().manual_seed(seed)
     dense = torch.randn((rows, 3), generator=generator)
     targets = dense[:, 0] * 2 - dense[:, 1]
-    return Batchable(dense, torch.zeros((rows, 0), dtype=torch.int64), targets, torch.ones(rows))
+    return EncodedRows(dense, torch.zeros((rows, 0), dtype=torch.int64), targets, torch.ones(rows))
 
 
 def learner(rate: float = 0.01, seed: int = 0, kind: Any = "constant") -> Learner:
@@ -54,7 +54,7 @@ def test_it_learns_counts_and_repeats() -> None:
     run(other, data(200), squared, epochs=5, batch_size=32)
     assert torch.equal(weights(one), weights(other))
     third = learner()
-    third.shuffle = torch.Generator().manual_seed(5).get_state()
+    third.shuffle_rng = torch.Generator().manual_seed(5).get_state()
     run(third, data(200), squared, epochs=5, batch_size=32)
     assert not torch.equal(weights(one), weights(third))
 
@@ -150,7 +150,7 @@ class Rank:
     def __init__(self, group: Threads, rank: int) -> None:
         self.group, self.rank, self.world = group, rank, group.world
 
-    def total(self, values: Tensor) -> None:
+    def all_reduce(self, values: Tensor) -> None:
         self.group.parts[self.rank] = values.clone()
         self.group.barrier.wait()
         values.copy_(torch.stack(self.group.parts).sum(dim=0))
@@ -165,7 +165,7 @@ def test_ranks_take_the_same_steps_as_one(world: int) -> None:
     group, ranks = Threads(world), [learner() for _ in range(world)]
 
     def work(rank: int) -> None:
-        run(ranks[rank], data(101), squared, epochs=3, batch_size=20, exchange=group.rank(rank))
+        run(ranks[rank], data(101), squared, epochs=3, batch_size=20, all_reduce=group.rank(rank))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -180,5 +180,5 @@ def test_ranks_take_the_same_steps_as_one(world: int) -> None:
 def test_a_world_of_one_gives_the_same_bits() -> None:
     alone, one = learner(), learner()
     run(alone, data(101), squared, epochs=3, batch_size=20)
-    run(one, data(101), squared, epochs=3, batch_size=20, exchange=Threads(1).rank(0))
+    run(one, data(101), squared, epochs=3, batch_size=20, all_reduce=Threads(1).rank(0))
     assert torch.equal(weights(alone), weights(one))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evermodel.errors import UseCaseError
+from evermodel.errors import InputError
 from evermodel.features.transforms import InputSpec
-from evermodel.training.torch.modules import Carried, SignedEmbedding, TwoTower, build
+from evermodel.training.torch.modules import SignedEmbedding, TwoTower, WarmStartable, build
 from evermodel.use_case import Model
 
 SPEC = InputSpec(dense=("a", "b"), ids=(("c", 5, 3), ("h", 9, 2)), signed=frozenset({"h"}))
@@ -40,7 +40,7 @@ def test_shapes_seeds_and_protocol(kind: str, wide: list[str]) -> None:
     dense, ids = inputs()
     assert one(dense, ids).shape == (4, 7)
     assert torch.equal(one(dense, ids), same(dense, ids)) and not torch.equal(one(dense, ids), other(dense, ids))
-    assert isinstance(one, Carried)
+    assert isinstance(one, WarmStartable)
     assert all(layer.weight.shape[1] >= 2 and layer.bias is not None for layer in one.input_layers())
     assert set(one.id_tables()) == {"c", "h"}
     assert all(parameter.shape[axis] == 7 for parameter, axis in one.class_axes())
@@ -52,7 +52,7 @@ def test_shapes_seeds_and_protocol(kind: str, wide: list[str]) -> None:
 def test_every_dense_input_goes_through_an_input_layer_alone() -> None:
     for kind in ("mlp", "linear", "two_tower"):
         module = build(Model(kind=kind, hidden=(6,)), SPEC, 3, seed=0)
-        assert isinstance(module, Carried)
+        assert isinstance(module, WarmStartable)
         with torch.no_grad():
             for layer in module.input_layers():
                 layer.weight[:, 1] = 0
@@ -74,7 +74,7 @@ def test_wide_is_a_table_of_transitions_that_starts_at_zero() -> None:
     module = build(Model(kind="linear"), spec, 3, seed=0)
     ids = torch.tensor([[1], [2]])
     assert not module(torch.zeros(2, 0), ids).any()
-    assert isinstance(module, Carried)
+    assert isinstance(module, WarmStartable)
     with torch.no_grad():
         module.id_tables()["last"][0].weight[2, 1] = 5
     assert module(torch.zeros(2, 0), ids).tolist() == [[0, 0, 0], [0, 5, 0]]
@@ -91,14 +91,14 @@ def test_a_two_tower_can_sum_embeddings_and_start_at_popularity() -> None:
     torch.testing.assert_close(extra, summed.id_tables()["c"][0](ids[:, 0]) @ summed.items.weight.T)
     summed.start_at(torch.tensor([1, 3, 3]))
     assert summed.bias.tolist() == pytest.approx([-2 * math.log(2) / 3, math.log(2) / 3, math.log(2) / 3])
-    with pytest.raises(UseCaseError, match="of dim 9"):
+    with pytest.raises(InputError, match="of dim 9"):
         build(Model(kind="two_tower", dim=9, options={"sum": True}), spec, 3, seed=0)
 
 
 def test_an_import_path_is_a_model_and_others_are_named() -> None:
     module = build(Model(kind=f"{__name__}:custom", options={"times": 2.0}), SPEC, 1, seed=0)
-    assert module(*inputs()).shape == (4, 1) and not isinstance(module, Carried)
-    with pytest.raises(UseCaseError, match="ranks classes"):
+    assert module(*inputs()).shape == (4, 1) and not isinstance(module, WarmStartable)
+    with pytest.raises(InputError, match="ranks classes"):
         build(Model(kind="two_tower"), SPEC, 1, seed=0)
-    with pytest.raises(UseCaseError, match=r"'ctiy'.*did you mean 'city'"):
+    with pytest.raises(InputError, match=r"'ctiy'.*did you mean 'city'"):
         build(Model(options={"wide": ["ctiy"]}), InputSpec(dense=("a",), ids=(("city", 3, 2),)), 1, seed=0)

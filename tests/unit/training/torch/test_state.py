@@ -29,7 +29,7 @@ def begin(case: UseCase, objective: str, rows: Any, *, optimizer: str = "adamw")
     return learner, task, transforms
 
 
-def take(learner: Learner, data: loop.Batchable, task: Task, steps: int) -> None:
+def take(learner: Learner, data: loop.EncodedRows, task: Task, steps: int) -> None:
     run(learner, data, task.losses(), epochs=100, batch_size=32, steps=steps)
 
 
@@ -111,7 +111,7 @@ def test_a_moved_model_is_the_same_function(shop: UseCase, rows: Make, objective
         assert after == pytest.approx(before, rel=1e-5, abs=1e-6)
 
 
-def gradients(learner: Learner, data: loop.Batchable, task: Task) -> dict[str, torch.Tensor]:
+def gradients(learner: Learner, data: loop.EncodedRows, task: Task) -> dict[str, torch.Tensor]:
     learner.module.zero_grad()
     task.losses()(learner.module(data.dense, data.ids), data.targets, data.weights).backward()
     return {name: value.grad.clone() for name, value in learner.module.named_parameters() if value.grad is not None}
@@ -168,7 +168,7 @@ def test_a_constant_column_becomes_learnable(shop: UseCase, rows: Make) -> None:
     assert float(gradient.abs().max()) > 1e-3
     carried.schedule = Schedule("constant", 0.01, 1)
     take(carried, data, task, 200)
-    flat = loop.Batchable(data.dense.clone(), data.ids, data.targets, data.weights)
+    flat = loop.EncodedRows(data.dense.clone(), data.ids, data.targets, data.weights)
     flat.dense[:, late] = 0
     with_it, without = (mean_loss(carried.module, part, task.losses()) for part in (data, flat))
     assert with_it < without - 0.1  # late is most of what decides in the drifted rows
