@@ -12,10 +12,10 @@ def decide(use_case: str, use_case_digest: str, report: str, now: str) -> NamedT
     from collections import namedtuple
 
     from evermodel import workflow
-    from evermodel.parsing import moment
+    from evermodel.parsing import parse_time_or_now
     from evermodel.records import canonical_json
 
-    decision = workflow.decide(workflow.Project.open(), use_case, now=moment(now))
+    decision = workflow.decide(workflow.Project.open(), use_case, now=parse_time_or_now(now))
     windows = canonical_json([window.model_dump(mode="json") for window in decision.windows])
     trigger = decision.trigger.to_json() if decision.trigger else ""
     outputs = namedtuple("Outputs", "Output windows mode trigger retrain_key reason")

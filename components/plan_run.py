@@ -21,16 +21,16 @@ def plan_run(
     from collections import namedtuple
 
     from evermodel import workflow
-    from evermodel.parsing import moment, span, spans
+    from evermodel.parsing import parse_time_or_now, parse_window, parse_windows
 
-    project, at = workflow.Project.open(), moment(now)
+    project, at = workflow.Project.open(), parse_time_or_now(now)
     plan = workflow.plan(
         project,
         use_case,
         now=at,
-        windows=spans(windows),
+        windows=parse_windows(windows),
         mode=mode or None,
-        trigger=span(trigger),
+        trigger=parse_window(trigger),
         key=retrain_key,
         reason=reason,
         parent=parent or "champion",

@@ -11,11 +11,11 @@ import typer
 from kfp import compiler, local
 from kfp.dsl.base_component import BaseComponent
 
+from evermodel import clock
 from evermodel.errors import EvermodelError, InputError, nearest
 from evermodel.execution.kubeflow.platform import PLATFORM
 from evermodel.execution.kubernetes_job import take_over
 from evermodel.ledger import Failure
-from evermodel.parsing import moment
 from evermodel.profile import load_profile
 from evermodel.workflow import Project
 
@@ -125,7 +125,7 @@ def _read(name: str, parameters: list[str], *, platform: Path | None = None) -> 
     if missing := [key for key, spec in known.items() if not spec.optional and not values.get(key)]:
         raise typer.BadParameter(f"{name} needs {' and '.join(f'{key}=…' for key in missing)}")
     if not values.get("now"):
-        values["now"] = moment("").isoformat()  # read once, for all its steps
+        values["now"] = clock.now().isoformat()  # read once, for all its steps
     return pipeline, values
 
 

@@ -5,14 +5,13 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from evermodel import clock
 from evermodel.errors import InputError
 from evermodel.records import Window
 
 
-def moment(text: str) -> datetime:
-    """An ISO 8601 time with a zone; empty: the clock's. Here a scheduled run reads the time, once, for all its steps."""
-    if not text:
-        return datetime.now(UTC)
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time with a zone, in UTC."""
     try:
         value = datetime.fromisoformat(text)
     except ValueError:
@@ -22,7 +21,12 @@ def moment(text: str) -> datetime:
     return value.astimezone(UTC)
 
 
-def span(text: str) -> Window | None:
+def parse_time_or_now(text: str) -> datetime:
+    """The time that `text` states; the present if it is empty: a scheduled run reads the clock once, for all its steps."""
+    return parse_time(text) if text else clock.now()
+
+
+def parse_window(text: str) -> Window | None:
     """`START..END`, or a window's JSON; empty: none."""
     if not text:
         return None
@@ -32,20 +36,20 @@ def span(text: str) -> Window | None:
         start, dots, end = text.partition("..")
         if not (dots and start.strip() and end.strip()):
             raise InputError(f"window {text!r}: write START..END in ISO 8601, half-open")
-        return Window(start=moment(start), end=moment(end))
+        return Window(start=parse_time(start), end=parse_time(end))
     except ValidationError as error:
         raise InputError(f"window {text!r}: {error.errors()[0]['msg']}") from None
 
 
-def spans(text: str) -> tuple[Window, ...]:
+def parse_windows(text: str) -> tuple[Window, ...]:
     """A JSON list of windows, or `START..END` joined by commas; empty: none."""
     if not text:
         return ()
     if text.lstrip().startswith("["):
         try:
-            found = [span(json.dumps(item)) for item in json.loads(text)]
+            found = [parse_window(json.dumps(item)) for item in json.loads(text)]
         except json.JSONDecodeError as error:
             raise InputError(f"windows {text!r}: {error}") from None
     else:
-        found = [span(part.strip()) for part in text.split(",")]
+        found = [parse_window(part.strip()) for part in text.split(",")]
     return tuple(window for window in found if window is not None)

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from evermodel.clock import micros
+
 AlertKind = Literal["data_quality", "feature_drift", "prediction_drift", "performance", "schedule", "manual"]
 Diagnosis = Literal["broken_data", "covariate_shift", "label_shift", "concept_shift", "unknown"]
 Mode = Literal["stateful", "from_scratch"]
@@ -23,19 +25,6 @@ RUN_STATES: dict[VerdictWord, Literal["promoted", "held", "rejected"]] = {
     "hold": "held",
     "reject": "rejected",
 }
-MICROS_PER_SECOND = 1_000_000
-
-
-def micros(time: datetime) -> int:
-    """Microseconds since the epoch, exact (no float on the way)."""
-    delta = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * MICROS_PER_SECOND + delta.microseconds
-
-
-def from_micros(value: int) -> datetime:
-    """The aware UTC time of `value` microseconds since the epoch."""
-    seconds, rest = divmod(int(value), MICROS_PER_SECOND)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def _utc(value: datetime) -> datetime:

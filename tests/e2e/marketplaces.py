@@ -16,7 +16,7 @@ import pyarrow as pa
 from confluent_kafka import Producer
 
 from evermodel.cli.demo import ranked
-from evermodel.parsing import span
+from evermodel.parsing import parse_window
 from evermodel.simulation.config import simulation
 from evermodel.simulation.simulator import Simulator
 from evermodel.workflow import Project
@@ -44,7 +44,7 @@ def produce(broker: str, tables: dict[str, pa.Table]) -> dict[str, int]:
 
 
 def main() -> None:
-    verb, window = sys.argv[1], span(sys.argv[2])
+    verb, window = sys.argv[1], parse_window(sys.argv[2])
     assert window is not None
     project = Project.open()
     _, case = project.find(NAME)

@@ -29,11 +29,12 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from evermodel import storage
 from evermodel.bundle import open_release
+from evermodel.clock import micros
 from evermodel.features.online_store import views as online_views
 from evermodel.features.packed_store import PackedStore
 from evermodel.features.training_set import TrainingRows
 from evermodel.ledger import Ledger
-from evermodel.records import Release, Window, micros
+from evermodel.records import Release, Window
 from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from evermodel.serving.api import create_api
 from evermodel.serving.batch import predict_batch, read_batch

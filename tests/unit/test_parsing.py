@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from evermodel import clock
 from evermodel.errors import InputError
-from evermodel.parsing import moment, span, spans
+from evermodel.parsing import parse_time_or_now, parse_window, parse_windows
 from evermodel.records import Window, canonical_json
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
@@ -14,13 +15,13 @@ WEEK = Window(start=MAY, end=MAY + timedelta(days=7))
 
 @pytest.mark.parametrize("text", ["2026-05-01T00:00:00Z", "2026-05-01T00:00:00+00:00", "2026-05-01T02:00:00+02:00"])
 def test_a_moment_is_utc_whatever_its_zone(text: str) -> None:
-    assert moment(text) == MAY
-    assert moment(text).tzinfo is UTC
+    assert parse_time_or_now(text) == MAY
+    assert parse_time_or_now(text).tzinfo is UTC
 
 
 def test_an_empty_moment_is_the_clocks() -> None:
     before = datetime.now(UTC)
-    assert before <= moment("") <= datetime.now(UTC)
+    assert before <= clock.now() <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,14 @@ def test_an_empty_moment_is_the_clocks() -> None:
 )
 def test_a_moment_without_a_meaning_is_an_error(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        moment(text)
+        parse_time_or_now(text)
 
 
 def test_a_window_is_read_as_it_is_written() -> None:
-    assert span("2026-05-01T00:00:00Z..2026-05-08T00:00:00Z") == WEEK
-    assert span(str(WEEK)) == WEEK, "as it stands in a log"
-    assert span(WEEK.to_json()) == WEEK, "as it travels between components"
-    assert span("") is None
+    assert parse_window("2026-05-01T00:00:00Z..2026-05-08T00:00:00Z") == WEEK
+    assert parse_window(str(WEEK)) == WEEK, "as it stands in a log"
+    assert parse_window(WEEK.to_json()) == WEEK, "as it travels between components"
+    assert parse_window("") is None
 
 
 @pytest.mark.parametrize(
@@ -56,17 +57,17 @@ def test_a_window_is_read_as_it_is_written() -> None:
 )
 def test_a_window_without_a_meaning_is_an_error(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        span(text)
+        parse_window(text)
 
 
 def test_several_windows() -> None:
     other = Window(start=WEEK.end, end=WEEK.end + timedelta(days=1))
-    assert spans(f"{WEEK}, {other}") == (WEEK, other)
-    assert spans(canonical_json([one.model_dump(mode="json") for one in (WEEK, other)])) == (WEEK, other)
-    assert spans("") == spans("[]") == ()
+    assert parse_windows(f"{WEEK}, {other}") == (WEEK, other)
+    assert parse_windows(canonical_json([one.model_dump(mode="json") for one in (WEEK, other)])) == (WEEK, other)
+    assert parse_windows("") == parse_windows("[]") == ()
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", '["2026-05-01T00:00:00Z"]'])
 def test_a_list_without_a_meaning_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match=r"windows? "):
-        spans(text)
+        parse_windows(text)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evermodel import bundle, storage
+from evermodel.clock import from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.errors import EvermodelError
@@ -31,16 +32,7 @@ from evermodel.ledger import Ledger
 from evermodel.monitoring.cohorts import mask_unmatured
 from evermodel.monitoring.drift import Reference
 from evermodel.monitoring.monitor import monitor
-from evermodel.records import (
-    RUN_STATES,
-    Alert,
-    Decision,
-    Release,
-    Window,
-    canonical_json,
-    from_micros,
-    micros,
-)
+from evermodel.records import RUN_STATES, Alert, Decision, Release, Window, canonical_json
 from evermodel.registry.promotion import promote
 from evermodel.retraining.policy import decide, schedule_alert
 from evermodel.retraining.rounds import Turn, run_round

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
+from evermodel import clock
 from evermodel import use_case as use_cases
 from evermodel.cli import groups
 from evermodel.cli.output import DataDir, Now, Output, UseCaseName, progress, show
 from evermodel.errors import EvermodelError, GateError, InputError
 from evermodel.ledger.lease import this_process
-from evermodel.parsing import moment, span, spans
+from evermodel.parsing import parse_time_or_now, parse_window, parse_windows
 from evermodel.records import Plan, Release, TrainingSet
 from evermodel.workflow import Project
 
@@ -45,7 +46,7 @@ def ingest(use_case: UseCaseName, data: DataDir = ".", now: Now = "", output: Ou
     """Append a use case's sources to its event log: what is there already is counted, not applied."""
     from evermodel import workflow
 
-    reports = workflow.ingest(Project.open(), use_case, data_dir=data, now=moment(now))
+    reports = workflow.ingest(Project.open(), use_case, data_dir=data, now=parse_time_or_now(now))
     show([report.model_dump(mode="json") for report in reports], output)
 
 
@@ -77,13 +78,13 @@ def ingest_stream(
     def refresh(name: str) -> None:
         uri, case = cases[name]
         newest = newest_event(case, project.log(case)) if simulated_time else None
-        workflow.materialize(project, uri, now=newest or moment(""))
+        workflow.materialize(project, uri, now=newest or clock.now())
 
     ingester = kafka.StreamIngester(
         kafka.consumer(project.profile.broker, group),
         [stream for _, case in cases.values() for stream in streams(case, project.log(case))],
         refresh=refresh,
-        clock=lambda: moment(""),
+        clock=clock.now,
         status=StreamStatus(),
         pace=kafka.BatchSchedule(batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds),
     )
@@ -104,9 +105,15 @@ def train(
     """Train a challenger here, in process; prints the run's key, which `evaluate` and `promote` take."""
     from evermodel import workflow
 
-    project, at = Project.open(), moment(now)
+    project, at = Project.open(), parse_time_or_now(now)
     plan = workflow.plan(
-        project, use_case, now=at, windows=spans(window), mode=workflow.mode_of(mode), parent=parent, reason=reason
+        project,
+        use_case,
+        now=at,
+        windows=parse_windows(window),
+        mode=workflow.mode_of(mode),
+        parent=parent,
+        reason=reason,
     )
     if not workflow.claim(project, plan, owner=this_process("cli"), now=at):
         raise EvermodelError(f"run {plan.key} is finished, or somebody else's: evaluate it, or name another window")
@@ -175,7 +182,7 @@ def rollback(
     from evermodel import workflow
 
     project = Project.open()
-    row = workflow.rollback(project, use_case, now=moment(now), actor="cli", reason=reason)
+    row = workflow.rollback(project, use_case, now=parse_time_or_now(now), actor="cli", reason=reason)
     workflow.sync_aliases(project, row.use_case)
     show({"champion": row.release.id, "previous": row.previous, "version": row.version}, output)
 
@@ -202,7 +209,7 @@ def predict(
     """Score the rows of a window with the champion into Parquet."""
     from evermodel import workflow
 
-    uri = workflow.predict_batch(Project.open(), use_case, window=span(window), now=moment(now))
+    uri = workflow.predict_batch(Project.open(), use_case, window=parse_window(window), now=parse_time_or_now(now))
     show({"predictions": uri}, output)
 
 
@@ -216,9 +223,9 @@ def monitor(
     """Look at a window of answers; alerts go to the ledger."""
     from evermodel import workflow
 
-    project, at = Project.open(), moment(now)
+    project, at = Project.open(), parse_time_or_now(now)
     _, case = project.find(use_case)
-    looked_at = span(window) or workflow.newest_window(case, now=at)
+    looked_at = parse_window(window) or workflow.newest_window(case, now=at)
     report = workflow.monitor(project, use_case, window=looked_at, now=at)
     if output == "json":
         show(report.model_dump(mode="json"), output)
@@ -242,7 +249,7 @@ def decide(use_case: UseCaseName, now: Now = "", output: Output = "table") -> No
     """Ask the policy whether to retrain, and why (or why not)."""
     from evermodel import workflow
 
-    decision = workflow.decide(Project.open(), use_case, now=moment(now))
+    decision = workflow.decide(Project.open(), use_case, now=parse_time_or_now(now))
     show({**decision.model_dump(mode="json", exclude={"alerts"}), "retrain_key": decision.retrain_key}, output)
 
 
@@ -258,7 +265,9 @@ def retrain(
     """Start the training pipeline; the result comes from the ledger; exit code 3 where the gate isn't passed."""
     from evermodel import workflow
 
-    run = workflow.retrain(Project.open(), use_case, windows=window, mode=mode, reason=reason, now=moment(now))
+    run = workflow.retrain(
+        Project.open(), use_case, windows=window, mode=mode, reason=reason, now=parse_time_or_now(now)
+    )
     show(run, output)
     if run["state"] == "failed":
         raise typer.Exit(1)
@@ -300,7 +309,7 @@ def status(use_case: Annotated[str, typer.Argument()] = "", now: Now = "", outpu
     """Champion, its age, open alerts and runs of each use case."""
     from evermodel import workflow
 
-    show(workflow.status(Project.open(), use_case or None, now=moment(now)), output)
+    show(workflow.status(Project.open(), use_case or None, now=parse_time_or_now(now)), output)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import yaml
 
 from evermodel import use_case as use_cases
 from evermodel.cli.output import Now, Output, UseCaseName, show
-from evermodel.parsing import moment
+from evermodel.parsing import parse_time_or_now
 from evermodel.workflow import Project
 
 features = typer.Typer(no_args_is_help=True, help="Feature definitions and the online store.")
@@ -31,7 +31,10 @@ def features_materialize(use_case: UseCaseName, now: Now = "", output: Output = 
     """Bring the online store up to date."""
     from evermodel import workflow
 
-    show({"use_case": use_case, "entities": workflow.materialize(Project.open(), use_case, now=moment(now))}, output)
+    show(
+        {"use_case": use_case, "entities": workflow.materialize(Project.open(), use_case, now=parse_time_or_now(now))},
+        output,
+    )
 
 
 @features.command("show")

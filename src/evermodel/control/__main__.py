@@ -15,7 +15,7 @@ from threading import Thread
 
 import uvicorn
 
-from evermodel import storage
+from evermodel import clock, storage
 from evermodel.control.actions import Runs
 from evermodel.control.app import create_control
 from evermodel.control.auth.session import Sessions, session_key
@@ -25,7 +25,6 @@ from evermodel.control.service import Service, Status, asks_serving
 from evermodel.credentials import Tokens
 from evermodel.errors import EvermodelError, InputError
 from evermodel.execution.kubernetes_api import KubernetesApi
-from evermodel.parsing import moment
 from evermodel.profile import Profile
 from evermodel.workflow import Project
 
@@ -47,9 +46,7 @@ def serve(
     if tokens is None and host != LOCAL:
         raise InputError(f"without --tokens the control service listens on {LOCAL} only, not on {host}")
     ask = asks_serving(serving_url(project.profile), token_file=serving_token)
-    service = Service(
-        project, clock=lambda: moment(""), tokens=Tokens.from_file(tokens) if tokens else None, serving=ask
-    )
+    service = Service(project, clock=clock.now, tokens=Tokens.from_file(tokens) if tokens else None, serving=ask)
     sessions, runs = Sessions(session_key(key), clock=service.clock), Runs(service)
     projector = _projector(service, ask)
     app = create_control(service, sessions=sessions, runs=runs, projection=projector)

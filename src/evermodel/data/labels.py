@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evermodel.clock import from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.data.tables import TIME, Int64, cell, int64, one_array, times_array
 from evermodel.errors import DataError, nearest
-from evermodel.records import Window, from_micros, micros
+from evermodel.records import Window
 from evermodel.use_case import Label, UseCase
 
 Mask = npt.NDArray[np.bool_]

@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evermodel.clock import micros
 from evermodel.data.readers import MALFORMED
 from evermodel.data.tables import TIME, times_array
 from evermodel.errors import DataError, nearest
-from evermodel.records import micros
 from evermodel.use_case import Clock, Field, Source, UseCase
 
 REJECTS = pa.schema([("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("value", pa.string())])

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from evermodel import storage
 from evermodel.bundle import TIMING
+from evermodel.clock import from_micros, micros
 from evermodel.errors import DataError
 from evermodel.evaluation import baselines, behaviour, bootstrap, calibration, metrics, slices
 from evermodel.evaluation.gate import BaselineResult, Measured, judge
 from evermodel.evaluation.metrics import Sample
-from evermodel.records import EvaluationReport, Release, from_micros, micros
+from evermodel.records import EvaluationReport, Release
 from evermodel.use_case import METRICS, ColumnFeature, UseCase
 
 if TYPE_CHECKING:

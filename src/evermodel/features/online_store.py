@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evermodel import storage
+from evermodel.clock import from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError, nearest
 from evermodel.features.packed_store import Key, KeyValueStore, PackedStore
 from evermodel.features.point_in_time import WindowGroup, window_columns, window_groups
-from evermodel.records import Window, from_micros, micros
+from evermodel.records import Window
 from evermodel.use_case import UseCase
 
 TIME = pa.timestamp("us", tz="UTC")

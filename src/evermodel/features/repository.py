@@ -32,11 +32,12 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import Bool, Float32, Float64, Int32, Int64, String
 
 from evermodel import storage
+from evermodel.clock import from_micros, micros
 from evermodel.errors import FeatureStoreError
 from evermodel.features.online_store import View, empty_snapshot, open_store, views
 from evermodel.features.packed_store import KeyValueStore, PackedStore
 from evermodel.pgpass import write_passfile
-from evermodel.records import canonical_json, from_micros, micros
+from evermodel.records import canonical_json
 from evermodel.use_case import UseCase
 
 _FIELDS = {Float64: "double_val", Float32: "float_val", Int64: "int64_val", Int32: "int32_val", Bool: "bool_val"}

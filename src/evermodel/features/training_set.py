@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evermodel import storage
+from evermodel.clock import from_micros, micros
 from evermodel.data import sampling
 from evermodel.data.events import EventLog
 from evermodel.data.labels import labels
@@ -27,7 +28,7 @@ from evermodel.features.columns import floats, micros_of
 from evermodel.features.measures import Flags, Floats
 from evermodel.features.point_in_time import feature_rows, spine_of, window_groups
 from evermodel.features.timeline import Ints
-from evermodel.records import Mode, Ref, TrainingSet, Window, from_micros, micros
+from evermodel.records import Mode, Ref, TrainingSet, Window
 from evermodel.use_case import UseCase
 
 PARTS = ("train", "gate", "replay")

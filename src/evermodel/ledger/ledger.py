@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sqlalchemy import insert, select, update
 
+from evermodel.clock import micros
 from evermodel.ledger.engine import reading, writing
 from evermodel.ledger.migrate import open_engine
 from evermodel.ledger.records import (
@@ -55,16 +56,7 @@ from evermodel.ledger.tables import (
     runs,
     windows,
 )
-from evermodel.records import (
-    Alert,
-    Decision,
-    MonitoringReport,
-    PolicyState,
-    Promotion,
-    Release,
-    Verdict,
-    micros,
-)
+from evermodel.records import Alert, Decision, MonitoringReport, PolicyState, Promotion, Release, Verdict
 from evermodel.use_case import UseCase
 
 __all__ = ["Failure", "Lease", "Ledger", "Run", "link"]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, Table, insert, or_, select, update
 
+from evermodel.clock import from_micros, micros
 from evermodel.errors import ConflictError
 from evermodel.ledger.tables import alerts, decisions, leases, promotions, releases, runs, windows
 from evermodel.records import (
@@ -25,8 +26,6 @@ from evermodel.records import (
     Verdict,
     Window,
     canonical_json,
-    from_micros,
-    micros,
     sha256,
 )
 

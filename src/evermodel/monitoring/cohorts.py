@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evermodel.clock import MICROS_PER_SECOND, micros
 from evermodel.data.events import EventLog
-from evermodel.records import MICROS_PER_SECOND, Window, micros
+from evermodel.records import Window
 from evermodel.use_case import UseCase
 
 Bools = NDArray[np.bool_]

@@ -15,10 +15,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evermodel import storage
+from evermodel.clock import micros
 from evermodel.errors import ConflictError
 from evermodel.failpoint import failpoint
 from evermodel.ledger import Ledger
-from evermodel.records import EvaluationReport, Release, TrainingManifest, canonical_json, micros
+from evermodel.records import EvaluationReport, Release, TrainingManifest, canonical_json
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import argparse
 import sys
 from datetime import datetime
 
+from evermodel import clock
 from evermodel import use_case as use_cases
 from evermodel.errors import EvermodelError
 from evermodel.execution.launch import launch
 from evermodel.ledger import Ledger
-from evermodel.parsing import moment
+from evermodel.parsing import parse_time
 from evermodel.profile import Profile, load_profile
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--now", default="", help="the time to take for the present; default: the clock's, in minutes")
     given = parser.parse_args(arguments)
     # whole minutes: a scheduler that starts this again at once asks for the same run
-    now = moment(given.now) if given.now else moment("").replace(second=0, microsecond=0)
+    now = parse_time(given.now) if given.now else clock.now().replace(second=0, microsecond=0)
     failed = 0
     for name in given.names:
         try:

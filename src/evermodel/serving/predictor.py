@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evermodel.clock import from_micros, micros
 from evermodel.errors import FeatureStoreError, ServingError, nearest
 from evermodel.features.point_in_time import row_features
-from evermodel.records import Release, from_micros, micros
+from evermodel.records import Release
 from evermodel.serving.answers import (
     ClassSelection,
     Prediction,

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from evermodel.records import Time, micros
+from evermodel.clock import micros
+from evermodel.records import Time
 from evermodel.simulation.distributions import Ints, Keys, Shift, Term, uniform
 from evermodel.use_case import Duration, Section
 

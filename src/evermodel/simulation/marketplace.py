@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from evermodel.clock import from_micros
 from evermodel.errors import InputError
-from evermodel.records import Window, from_micros
+from evermodel.records import Window
 from evermodel.simulation import drift_injection as planted
 from evermodel.simulation.config import Simulation
 from evermodel.simulation.distributions import (

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evermodel.clock import from_micros
 from evermodel.errors import DataError
-from evermodel.records import Window, from_micros
+from evermodel.records import Window
 from evermodel.simulation import drift_injection as planted
 from evermodel.simulation.config import simulation
 from evermodel.simulation.distributions import Categories, Columns, Floats, Ints, categories, uniform

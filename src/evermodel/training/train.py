@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from evermodel import bundle
 from evermodel.bundle import Bundle
+from evermodel.clock import micros
 from evermodel.code_version import code_version
 from evermodel.errors import DataError
 from evermodel.failpoint import failpoint
 from evermodel.features.training_set import row_digest
-from evermodel.records import BundleRef, Mode, TrainingManifest, Window, micros
+from evermodel.records import BundleRef, Mode, TrainingManifest, Window
 from evermodel.training.torch import loop, state
 from evermodel.training.torch.loop import FitResult
 from evermodel.training.torch.start import Start, begin

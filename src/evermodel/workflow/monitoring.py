@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 
 from evermodel import storage
+from evermodel.clock import from_micros, micros
 from evermodel.errors import EvermodelError
 from evermodel.features import training_set as training_sets
-from evermodel.records import MonitoringReport, Promotion, Release, TrainingSet, Window, from_micros, micros
+from evermodel.records import MonitoringReport, Promotion, Release, TrainingSet, Window
 from evermodel.use_case import UseCase
 from evermodel.workflow.project import Project
 

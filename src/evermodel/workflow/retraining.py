@@ -46,9 +46,11 @@ def retrain(
     Where alerts have asked for a retrain and the run trains on their window, its manifest names that as its trigger.
     """
     from evermodel.execution.launch import launch, training_parameters
-    from evermodel.parsing import spans
+    from evermodel.parsing import parse_windows
 
-    plan = runs.plan(project, reference, now=now, windows=spans(windows), mode=runs.mode_of(mode), reason=reason)
+    plan = runs.plan(
+        project, reference, now=now, windows=parse_windows(windows), mode=runs.mode_of(mode), reason=reason
+    )
     parameters = training_parameters(
         use_case=plan.use_case_uri,
         windows=windows,

@@ -6,20 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from evermodel import storage
+from evermodel.clock import micros
 from evermodel.code_version import code_version
 from evermodel.errors import InputError, nearest
 from evermodel.ledger import Ledger, lease
-from evermodel.records import (
-    EvaluationReport,
-    Mode,
-    Plan,
-    Release,
-    TrainingSet,
-    Window,
-    canonical_json,
-    micros,
-    sha256,
-)
+from evermodel.records import EvaluationReport, Mode, Plan, Release, TrainingSet, Window, canonical_json, sha256
 from evermodel.use_case import UseCase
 from evermodel.workflow.project import Project
 

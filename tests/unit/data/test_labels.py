@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evermodel.clock import from_micros
 from evermodel.data.events import EventLog
 from evermodel.data.labels import label_times, labels
 from evermodel.data.tables import times_array
 from evermodel.errors import DataError
-from evermodel.records import from_micros
 from tests.unit.data.shop import shop
 
 MINUTE = 60_000_000

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evermodel.clock import micros
 from evermodel.features.training_set import TrainingRows
-from evermodel.records import BundleRef, Release, Window, micros
+from evermodel.records import BundleRef, Release, Window
 from evermodel.use_case import UseCase, parse
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import use_case as use_cases
+from evermodel.clock import from_micros
 from evermodel.errors import DataError, InputError
 from evermodel.features.columns import entity_codes
 from evermodel.features.point_in_time import (
@@ -21,7 +22,6 @@ from evermodel.features.point_in_time import (
     window_groups,
 )
 from evermodel.features.windows import Incremental
-from evermodel.records import from_micros
 
 CASE = """
 name: shop

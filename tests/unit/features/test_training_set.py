@@ -12,10 +12,11 @@ import pytest
 
 from evermodel import storage
 from evermodel import use_case as use_cases
+from evermodel.clock import from_micros
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
 from evermodel.features.training_set import TrainingRows, load, numeric, rows, save, training_rows
-from evermodel.records import TrainingSet, Window, from_micros
+from evermodel.records import TrainingSet, Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000

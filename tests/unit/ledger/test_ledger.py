@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from evermodel import use_case
+from evermodel.clock import micros
 from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.ledger import Ledger, link
 from evermodel.ledger.engine import make_engine, writing
@@ -27,7 +28,6 @@ from evermodel.records import (
     Release,
     Verdict,
     Window,
-    micros,
 )
 from evermodel.retraining.policy import decide
 from tests.support import ROOT

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from evermodel.clock import micros
 from evermodel.monitoring.drift import Reference
 from evermodel.monitoring.monitor import monitor
-from evermodel.records import MonitoringReport, Window, micros
+from evermodel.records import MonitoringReport, Window
 from evermodel.use_case import UseCase
 
 TEXT = """

@@ -10,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from evermodel.clock import from_micros, micros
 from evermodel.monitoring.cohorts import mask_unmatured
 from evermodel.monitoring.drift import Reference, fit_reference
 from evermodel.monitoring.monitor import monitor
-from evermodel.records import MonitoringReport, Window, from_micros, micros
+from evermodel.records import MonitoringReport, Window
 from evermodel.use_case import UseCase
 
 from .synthetic_drift import Shop, World, put

@@ -4,10 +4,11 @@ import pyarrow.compute as pc
 import pytest
 
 from evermodel import use_case
+from evermodel.clock import micros
 from evermodel.data.readers import read_source
 from evermodel.data.validation import validate
 from evermodel.errors import DataError, InputError
-from evermodel.records import Window, micros
+from evermodel.records import Window
 from evermodel.simulation.simulator import Simulator, read
 from tests.unit.simulation.marketplaces import MONDAY, RESTAURANTS, case, column, days, ordered, simulator
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from evermodel.bundle import Bundle, open_bundle
+from evermodel.clock import micros
 from evermodel.code_version import code_version
 from evermodel.errors import DataError, InputError, StateError
 from evermodel.features.transforms import Vocabulary, fit
-from evermodel.records import micros
 from evermodel.training.torch.scorer import Scorer
 from evermodel.training.train import train
 from evermodel.use_case import UseCase

@@ -22,7 +22,7 @@ from evermodel.control.service import Service
 from evermodel.control.ui import views
 from evermodel.errors import ConflictError
 from evermodel.ledger import Ledger
-from evermodel.parsing import spans
+from evermodel.parsing import parse_windows
 from evermodel.records import Artifact
 
 Kind = Callable[[Ledger, str], Sequence[Artifact]]
@@ -91,7 +91,7 @@ def add_api(app: FastAPI, service: Service, runs: Runs, projection: Projection |
             use_case,
             actor=request.state.caller.name,
             reason=asked.reason,
-            windows=spans(asked.windows),
+            windows=parse_windows(asked.windows),
             mode=asked.mode,
         )
         return {"key": decision.retrain_key, "windows": [str(window) for window in decision.windows]}

@@ -22,7 +22,7 @@ from evermodel.control.auth.session import LONGEST, SESSION, VISIT, Sessions
 from evermodel.control.service import Service
 from evermodel.control.ui import chart, views
 from evermodel.errors import ConflictError, EvermodelError
-from evermodel.parsing import spans
+from evermodel.parsing import parse_windows
 from evermodel.records import Release
 
 Form = dict[str, str]
@@ -140,7 +140,7 @@ def _confirm(
 
 
 def _retrain(service: Service, runs: Runs, name: str, actor: str, reason: str, given: Form) -> None:
-    windows = spans(given.get("windows", ""))
+    windows = parse_windows(given.get("windows", ""))
     actions.retrain(service, runs, name, actor=actor, reason=reason, windows=windows, mode=given.get("mode", ""))
 
 

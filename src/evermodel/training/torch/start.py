@@ -16,11 +16,12 @@ import pyarrow as pa
 import torch
 
 from evermodel.bundle import Bundle
+from evermodel.clock import from_micros, micros
 from evermodel.data.splits import newest_share
 from evermodel.errors import DataError, StateError
 from evermodel.features import transforms as encoders
 from evermodel.features.transforms import Transforms
-from evermodel.records import Mode, from_micros, micros
+from evermodel.records import Mode
 from evermodel.training.torch import objectives, state
 from evermodel.training.torch.loop import EncodedRows, Learner, Schedule, make_learner, mean_loss
 from evermodel.training.torch.modules import TwoTower, WarmStartable, build
