@@ -53,8 +53,8 @@ class Scores:
     @property
     def finite(self) -> NDArray[np.bool_]:
         """bool[n]: rows in which every score is a finite number."""
-        known = np.isfinite(self.values)
-        return known.all(axis=1) if self.is_category else known
+        known: NDArray[np.bool_] = np.isfinite(self.values)
+        return np.asarray(known.all(axis=1)) if self.is_category else known
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Scores:
         """The scores of some rows, by mask or by index."""

@@ -25,7 +25,7 @@ from evermodel.clock import from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.errors import EvermodelError
-from evermodel.evaluation.evaluate import as_served
+from evermodel.features.as_served import as_served
 from evermodel.evaluation.metrics import metric_of
 from evermodel.features import training_set
 from evermodel.ledger import Ledger

@@ -7,7 +7,7 @@ definitions: `window_groups` and `incremental_events` feed the online store, `ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -287,21 +287,23 @@ def spine_of(use_case: UseCase, events: Mapping[str, pa.Table], *, window: Windo
     return table.select([*first, *(name for name in table.column_names if name not in first)])
 
 
-def row_features(use_case: UseCase, table: pa.Table) -> pa.Table:
+def row_features(use_case: UseCase, table: pa.Table, *, only: Collection[str] | None = None) -> pa.Table:
     """Add the features that need only the row itself: columns, calendar parts, crosses, custom ones.
 
     `table` has `event_time`, the prediction source's fields, and the window and lag columns. Crosses and custom
-    features may be of each other; InputError where they go round in a circle.
+    features may be made of each other; InputError if they form a circle. `only` names the features to compute anew;
+    the table then has the others already.
     """
     columns = {name: table.column(name) for name in table.column_names}
-    for feature in _in_order(use_case):
-        columns[feature.name] = _row_feature(feature, columns, table)
+    for feature in features_of_row(use_case):
+        if only is None or feature.name in only:
+            columns[feature.name] = _row_feature(feature, columns, table)
     every = dict.fromkeys(use_case.feature_columns())
     return pa.table({name: columns[name] for name in (*(name for name in columns if name not in every), *every)})
 
 
 @of_use_case
-def _in_order(use_case: UseCase) -> tuple[Any, ...]:
+def features_of_row(use_case: UseCase) -> tuple[Any, ...]:
     """The features that need only the row itself, each after those that it is made of."""
     made = {name for group in window_groups(use_case) for name in (measure.column for measure in group.measures)}
     waiting = [
