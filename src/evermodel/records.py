@@ -11,7 +11,7 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from evermodel.clock import micros
 
@@ -39,7 +39,7 @@ Time = Annotated[datetime, AfterValidator(_utc)]
 class Artifact(BaseModel):
     """A frozen record with canonical JSON: the same content gives the same bytes, so it can be digested."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", populate_by_name=True)
 
     def to_json(self) -> str:
         return canonical_json(self.model_dump(mode="json"))
@@ -112,12 +112,12 @@ class TrainingManifest(Artifact):
     mode: Mode
     windows: tuple[Window, ...]
     gate_window: Window | None = None
-    rehearsal_rows: int = 0
-    rehearsal_window: Window | None = None
+    rehearsal_rows: int = Field(0, validation_alias=AliasChoices("rehearsal_rows", "replay_rows"))
+    rehearsal_window: Window | None = Field(None, validation_alias=AliasChoices("rehearsal_window", "replay_window"))
     trigger: Window | None = None
     rows: int
     epochs: int
-    rows_trained: int  # rows × epochs, replayed rows included
+    rows_trained: int  # rows × epochs, rehearsal rows included
     row_digest: str  # over the sorted row ids that were trained on
     data_version: str
     training_set: Ref | None = None
@@ -132,11 +132,12 @@ class TrainingManifest(Artifact):
     parent_loss: float | None = None
     final_loss: float
     cursor: Time  # the next turn's new rows start here
-    reason: str | None = None  # why from_scratch, where a parent was there
+    reason: str | None = None  # why from_scratch, if there was a parent
+    not_restored: tuple[str, ...] = ()  # what of the parent's state the kind of model can't restore
 
 
 class TrainingSet(Artifact):
-    """One turn's rows, by reference: what is trained on, what is replayed, what the gate judges on.
+    """One turn's rows, by reference: what is trained on, what is rehearsed, what the gate judges on.
 
     The gate's rows are the newest share of the matured rows; the turn after this one starts with them (`cursor`).
     """
@@ -144,14 +145,14 @@ class TrainingSet(Artifact):
     use_case: str
     windows: tuple[Window, ...]  # of the fresh rows trained on
     gate_window: Window
-    rehearsal_window: Window | None
+    rehearsal_window: Window | None = Field(validation_alias=AliasChoices("rehearsal_window", "replay_window"))
     train: Ref
     gate: Ref
-    replay: Ref | None
+    rehearsal: Ref | None = Field(validation_alias=AliasChoices("rehearsal", "replay"))
     rows: int
     gate_rows: int
-    rehearsal_rows: int
-    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
+    rehearsal_rows: int = Field(validation_alias=AliasChoices("rehearsal_rows", "replay_rows"))
+    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, rehearsal rows included
     data_version: str
     cursor: Time
 
@@ -170,7 +171,7 @@ class Release(Artifact):
     use_case: str
     bundles: tuple[BundleRef, ...]
     weights: dict[str, float]
-    cursor: Time  # every matured row before it has been trained on, or is in the replay pool
+    cursor: Time  # every matured row before it has been trained on, or is in the rehearsal pool
     created: Time
     home: str  # the folder that holds its bundles, evaluation report, card and monitoring reference
     parent: str | None = None  # release id
@@ -264,6 +265,11 @@ class EvaluationReport(Artifact):
     model_bytes: int
     milliseconds_per_row: float
     verdict: Verdict
+
+    @property
+    def verdict_metric(self) -> str:
+        """The metric of the verdict, the baselines and the slices."""
+        return self.gate_metric or self.metric
 
 
 class DriftScore(Artifact):

@@ -15,34 +15,29 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.bundle import open_bundle
 from evermodel.features.training_set import TrainingRows, row_digest
 from evermodel.records import Window
 from evermodel.training.train import TrainResult, train
 from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CASE = """
-name: waves
-framing: binary
-entities: [{name: user, key: user}]
-sources:
-  - name: events
-    reader: csv
-    event_time: {field: time}
-    fields: [{name: user, type: string}, {name: time, type: timestamp}, {name: x}, {name: c, type: string}, {name: y, type: int}]
-predict: {source: events}
-labels: [{name: y, kind: column, delay: 1h}]
-features: [{name: x, kind: column}, {name: c, kind: column, encode: embed}]
-objectives:
-  - {name: y, label: y, model: {kind: FALLS, hidden: [16]}}
-training: {epochs: 4, batch_size: 64, learning_rate: 0.01, scheduler: cosine}
-evaluation: {metric: auc}
-monitoring: {window: 7d}
-"""
+
+
+def make_case(kind: str) -> UseCase:
+    return make_use_case(
+        name="waves",
+        fields={"user": "string", "time": "timestamp", "x": {}, "c": "string", "y": "int"},
+        source={"name": "events", "event_time": {"field": "time"}},
+        labels={"y": {}},
+        features={"x": {}, "c": {"encode": "embed"}},
+        objectives={"y": {"label": "y", "model": {"kind": kind, "hidden": [16]}}},
+        training={"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "scheduler": "cosine"},
+        monitoring={"window": "7d"},
+    )
 
 
 def falling(inputs: Any, outputs: int, options: dict[str, Any]) -> Any:
@@ -68,7 +63,7 @@ def falling(inputs: Any, outputs: int, options: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def case() -> UseCase:
-    return use_case.parse(CASE.replace("FALLS", "mlp"))
+    return make_case("mlp")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +106,7 @@ def turn() -> TrainingRows:
     )
     end = times[-1] + timedelta(minutes=1)
     return TrainingRows(
-        train=rows, gate=rows.slice(0, 1), replay=None, windows=(Window(start=START, end=end),),
+        train=rows, gate=rows.slice(0, 1), rehearsal=None, windows=(Window(start=START, end=end),),
         gate_window=Window(start=end, end=end + timedelta(hours=1)), rehearsal_window=None,
         row_digest=row_digest(np.arange(count)), cursor=end, data_version="none",
     )  # fmt: skip
@@ -141,7 +136,7 @@ def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
     turn: TrainingRows, tmp_path: Path, marker: Path
 ) -> None:
     """It goes on from its last epoch."""
-    falls = use_case.parse(CASE.replace("FALLS", f"{__name__.rpartition('.')[2]}:falling"))
+    falls = make_case(f"{__name__.rpartition('.')[2]}:falling")
     plain = fit(falls, turn, tmp_path / "plain", 0)
     assert not marker.exists()
     lost = fit(falls, turn, tmp_path / "lost", 1)

@@ -109,7 +109,7 @@ def make_release(shop: UseCase, out: Path, *, seed: int) -> Release:
     turn = TrainingRows(
         train=rows,
         gate=rows,
-        replay=None,
+        rehearsal=None,
         windows=(window,),
         gate_window=window,
         rehearsal_window=None,

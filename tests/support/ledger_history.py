@@ -226,7 +226,7 @@ def hold(project: Project, ledger: Ledger) -> None:
         rehearsal_window=None,
         train=Ref(uri="nowhere", digest="0"),
         gate=Ref(uri="nowhere", digest="0"),
-        replay=None,
+        rehearsal=None,
         rows=10,
         gate_rows=5,
         rehearsal_rows=0,

@@ -31,7 +31,7 @@ from evermodel.features.timeline import Ints
 from evermodel.records import Mode, Ref, TrainingSet, Window
 from evermodel.use_case import UseCase
 
-PARTS = ("train", "gate", "replay")
+PARTS = ("train", "gate", "rehearsal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class TrainingRows:
 
     train: pa.Table
     gate: pa.Table
-    replay: pa.Table | None
+    rehearsal: pa.Table | None
     windows: tuple[Window, ...]  # of the rows in `train`
     gate_window: Window
     rehearsal_window: Window | None  # what the replayed rows were drawn from
@@ -141,19 +141,19 @@ def training_rows(
         raise DataError(f"{use_case.name}: no matured, labelled row is left to train on before {from_micros(cut)}")
     generator = np.random.default_rng(seed)
     train = _sampled(use_case, table, train, generator)
-    replay, rehearsal_window = None, None
+    rehearsal, rehearsal_window = None, None
     if floor is not None and mode == "stateful":
         pool = _replay_pool(use_case, time, floor) & ~_inside(time, trained)
-        replay = _drawn(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
-        if replay.size:
+        rehearsal = _drawn(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
+        if rehearsal.size:
             rehearsal_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
     ids = micros_of(table["row_id"])
-    seen = ids[train] if replay is None else np.concatenate([ids[train], ids[replay]])
+    seen = ids[train] if rehearsal is None else np.concatenate([ids[train], ids[rehearsal]])
     end = max(window.end for window in asked)
     return TrainingRows(
         train=table.take(pa.array(train)),
         gate=table.filter(pa.array(gate)),
-        replay=table.take(pa.array(replay)) if replay is not None and replay.size else None,
+        rehearsal=table.take(pa.array(rehearsal)) if rehearsal is not None and rehearsal.size else None,
         windows=trained,
         gate_window=Window(start=from_micros(cut), end=from_micros(int(time[gate].max()) + 1)),
         rehearsal_window=rehearsal_window,
@@ -254,10 +254,10 @@ def save(use_case: UseCase, turn: TrainingRows, root_uri: str) -> TrainingSet:
         rehearsal_window=turn.rehearsal_window,
         train=refs["train"],
         gate=refs["gate"],
-        replay=refs.get("replay"),
+        rehearsal=refs.get("rehearsal"),
         rows=turn.train.num_rows,
         gate_rows=turn.gate.num_rows,
-        rehearsal_rows=turn.replay.num_rows if turn.replay is not None else 0,
+        rehearsal_rows=turn.rehearsal.num_rows if turn.rehearsal is not None else 0,
         row_digest=turn.row_digest,
         data_version=turn.data_version,
         cursor=turn.cursor,
@@ -267,11 +267,11 @@ def save(use_case: UseCase, turn: TrainingRows, root_uri: str) -> TrainingSet:
 def load(training_set: TrainingSet) -> TrainingRows:
     """Read a saved turn back; IntegrityError where bytes or rows aren't what the manifest says."""
     train, gate = (storage.read_table(ref.uri, digest=ref.digest) for ref in (training_set.train, training_set.gate))
-    replayed = training_set.replay
+    replayed = training_set.rehearsal
     return TrainingRows(
         train=train,
         gate=gate,
-        replay=storage.read_table(replayed.uri, digest=replayed.digest) if replayed is not None else None,
+        rehearsal=storage.read_table(replayed.uri, digest=replayed.digest) if replayed is not None else None,
         windows=training_set.windows,
         gate_window=training_set.gate_window,
         rehearsal_window=training_set.rehearsal_window,

@@ -166,42 +166,42 @@ def test_the_gate_is_the_newest_share_cut_at_a_time_and_never_trained_on(log):
     assert max(times(made.gate)) == hours(168)  # what is younger than two hours has no label yet
     share = made.gate.num_rows / (made.gate.num_rows + made.train.num_rows)
     assert abs(share - 0.25) < 0.01
-    assert not ids(made.gate) & (ids(made.train) | ids(made.replay))
+    assert not ids(made.gate) & (ids(made.train) | ids(made.rehearsal))
     assert min(times(made.train)) >= hours(72)
     assert made.windows == (Window(start=hours(72), end=made.cursor),)
 
 
 def test_rows_without_a_known_label_are_left_out(log):
     made = turn(log)
-    for part in (made.train, made.gate, made.replay):
+    for part in (made.train, made.gate, made.rehearsal):
         assert part is not None and part["label:bought"].null_count == 0
 
 
 def test_replay_is_drawn_from_before_the_cursor_by_share_and_seed(log):
     made, again, other = turn(log), turn(log), turn(log, seed=4)
-    assert made.replay is not None and other.replay is not None
-    assert max(times(made.replay)) < hours(72)
-    assert made.replay.num_rows == round(0.25 * made.train.num_rows)  # a fifth of all that is trained on
-    assert made.replay.equals(again.replay) and made.row_digest == again.row_digest
-    assert ids(made.replay) != ids(other.replay) and made.row_digest != other.row_digest
+    assert made.rehearsal is not None and other.rehearsal is not None
+    assert max(times(made.rehearsal)) < hours(72)
+    assert made.rehearsal.num_rows == round(0.25 * made.train.num_rows)  # a fifth of all that is trained on
+    assert made.rehearsal.equals(again.rehearsal) and made.row_digest == again.row_digest
+    assert ids(made.rehearsal) != ids(other.rehearsal) and made.row_digest != other.row_digest
     assert other.train.equals(made.train) and other.gate.equals(made.gate)
     assert made.rehearsal_window is not None and made.rehearsal_window.end == hours(72)
     near = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.2, rehearsal_span: 12h}"))
-    assert near.replay is not None and min(times(near.replay)) >= hours(60)
+    assert near.rehearsal is not None and min(times(near.rehearsal)) >= hours(60)
     none = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.0}"))
-    assert none.replay is None and none.rehearsal_window is None
+    assert none.rehearsal is None and none.rehearsal_window is None
 
 
 def test_the_row_digest_names_every_row_trained_on(log):
     made = turn(log)
-    trained = sorted(ids(made.train) | ids(made.replay))
+    trained = sorted(ids(made.train) | ids(made.rehearsal))
     assert made.row_digest == hashlib.sha256(np.array(trained, "<i8").tobytes()).hexdigest()
 
 
 def test_from_scratch_judges_on_the_same_rows_and_trains_on_all_before_them(log):
     stateful, scratch = turn(log), turn(log, mode="from_scratch")
     assert scratch.gate.equals(stateful.gate) and scratch.cursor == stateful.cursor
-    assert scratch.replay is None and scratch.rehearsal_window is None
+    assert scratch.rehearsal is None and scratch.rehearsal_window is None
     assert min(times(scratch.train)) == hours(24)  # training.first starts there
     assert ids(stateful.train) < ids(scratch.train)
     assert scratch.windows == (Window(start=hours(24), end=scratch.cursor),)
@@ -211,17 +211,17 @@ def test_the_first_champion_hands_its_window_on(log):
     first = turn(log, windows=[], champion_cursor=None, mode="from_scratch", now=hours(100))
     assert first.cursor == hours(72) == max(times(first.gate)) + timedelta(minutes=15)
     assert abs(first.gate.num_rows / (first.gate.num_rows + first.train.num_rows) - 0.1) < 0.01
-    assert first.replay is None
+    assert first.rehearsal is None
     made = turn(log, champion_cursor=first.cursor)
     pool = turn(log, champion_cursor=first.cursor, use_case=parsed(training="stateful: {rehearsal_share: 0.9}"))
-    assert ids(first.gate) <= ids(pool.replay) and not ids(first.gate) & ids(made.train)
+    assert ids(first.gate) <= ids(pool.rehearsal) and not ids(first.gate) & ids(made.train)
 
 
 def test_a_window_before_the_cursor_is_trained_on_but_does_not_judge(log):
     wide = turn(log, windows=[Window(start=hours(60), end=hours(170))])
     assert min(times(wide.train)) == hours(60)
     assert wide.gate.equals(turn(log).gate)
-    assert not ids(wide.replay) & ids(wide.train)
+    assert not ids(wide.rehearsal) & ids(wide.train)
     with pytest.raises(DataError, match="no model has trained on"):
         turn(log, windows=[Window(start=hours(50), end=hours(70))])
 
@@ -241,7 +241,7 @@ def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
     one = turn(source, use_case=case, mode=mode)
     other = turn(source, use_case=case, mode=mode, rows=everything, data_version=source.data_version())
     assert one.row_digest == other.row_digest and one.data_version == other.data_version
-    for part in ("train", "gate", "replay"):
+    for part in ("train", "gate", "rehearsal"):
         assert getattr(one, part) == getattr(other, part)
 
 
@@ -249,7 +249,7 @@ def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
 def test_a_sample_bounds_what_is_trained_on(log, sampling):
     case = parsed(training=f"sample: 100\n  sampling: {sampling}\n  stateful: {{rehearsal_share: 0.2}}")
     made, whole = turn(log, use_case=case), turn(log)
-    assert made.train.num_rows == 100 and made.replay is not None and made.replay.num_rows == 25
+    assert made.train.num_rows == 100 and made.rehearsal is not None and made.rehearsal.num_rows == 25
     assert ids(made.train) < ids(whole.train) and made.gate.equals(whole.gate)
     if sampling == "stratified":
         drawn, all_ = (numeric(table, "label:bought").mean() for table in (made.train, whole.train))
@@ -270,7 +270,7 @@ def test_a_saved_turn_comes_back_and_its_bytes_are_reproducible(log, tmp_path):
     assert [saved.train.digest, saved.gate.digest] == [again.train.digest, again.gate.digest]
     assert saved.rows == made.train.num_rows and saved.row_digest == made.row_digest
     loaded = load(TrainingSet.from_json(saved.to_json()))
-    assert loaded.train.equals(made.train) and loaded.gate.equals(made.gate) and loaded.replay == made.replay
+    assert loaded.train.equals(made.train) and loaded.gate.equals(made.gate) and loaded.rehearsal == made.rehearsal
     assert (loaded.windows, loaded.cursor, loaded.data_version) == (made.windows, made.cursor, made.data_version)
     storage.write_bytes(saved.gate.uri, storage.read_bytes(saved.gate.uri)[:-1] + b"!")
     with pytest.raises(IntegrityError, match="sha256"):

@@ -1,4 +1,4 @@
-"""A small use case with one feature of each encoding, and turns of seeded rows that can be learned from."""
+"""A small use case with one feature of each encoding, and seeded rows that can be learned from."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,54 +8,53 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.features.training_set import TrainingRows, row_digest
 from evermodel.records import Window
 from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
-CASE = """
-name: shop
-framing: binary
-entities: [{name: user, key: user}]
-sources:
-  - name: orders
-    reader: csv
-    event_time: {field: time}
-    fields:
-      - {name: user, type: string}
-      - {name: time, type: timestamp}
-      - {name: amount}
-      - {name: age, nullable: true}
-      - {name: late}
-      - {name: city, type: string}
-      - {name: shop, type: string}
-      - {name: hour}
-      - {name: bought, type: int}
-      - {name: spent}
-      - {name: next, type: string}
-predict: {source: orders}
-labels:
-  - {name: bought, kind: column, delay: 1d}
-  - {name: spent, kind: column, type: number, delay: 1d}
-  - {name: next, kind: column, type: category, delay: 1d}
-features:
-  - {name: amount, kind: column}
-  - {name: age, kind: column}
-  - {name: late, kind: column}
-  - {name: city, kind: column, encode: embed, dim: 3}
-  - {name: shop, kind: column, encode: hash, buckets: 8, dim: 2}
-  - {name: hour, kind: column, encode: bins, bins: 4, dim: 2}
-objectives:
-  - {name: bought, label: bought, model: {kind: mlp, hidden: [8, 4]}}
-  - {name: spent, label: spent, model: {kind: linear}, label_scale: 10}
-  - {name: next, label: next, model: {kind: two_tower, hidden: [8], dim: 4, options: {wide: [city]}}}
-training: {epochs: 2, batch_size: 32, learning_rate: 0.01, scheduler: cosine, stateful: {epochs: 2}}
-evaluation: {metric: auc}
-monitoring: {window: 7d}
-"""
+CASE = make_use_case(
+    fields={
+        "user": "string",
+        "time": "timestamp",
+        "amount": {},
+        "age": {"nullable": True},
+        "late": {},
+        "city": "string",
+        "shop": "string",
+        "hour": {},
+        "bought": "int",
+        "spent": {},
+        "next": "string",
+    },
+    source={"name": "orders", "event_time": {"field": "time"}},
+    labels={
+        "bought": {"delay": "1d"},
+        "spent": {"type": "number", "delay": "1d"},
+        "next": {"type": "category", "delay": "1d"},
+    },
+    features={
+        "amount": {},
+        "age": {},
+        "late": {},
+        "city": {"encode": "embed", "dim": 3},
+        "shop": {"encode": "hash", "buckets": 8, "dim": 2},
+        "hour": {"encode": "bins", "bins": 4, "dim": 2},
+    },
+    objectives={
+        "bought": {"label": "bought", "model": {"kind": "mlp", "hidden": [8, 4]}},
+        "spent": {"label": "spent", "model": {"kind": "linear"}, "label_scale": 10},
+        "next": {
+            "label": "next",
+            "model": {"kind": "two_tower", "hidden": [8], "dim": 4, "options": {"wide": ["city"]}},
+        },
+    },
+    training={"epochs": 2, "batch_size": 32, "learning_rate": 0.01, "scheduler": "cosine", "stateful": {"epochs": 2}},
+    monitoring={"window": "7d"},
+)
 
 
 def make_rows(start: int, count: int, *, seed: int = 0, drifted: bool = False) -> pa.Table:
@@ -87,15 +86,15 @@ def make_rows(start: int, count: int, *, seed: int = 0, drifted: bool = False) -
     )
 
 
-def make_turn(train: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
-    """A turn whose gate's rows play no part."""
+def make_training_rows(train: pa.Table, *, rehearsal: pa.Table | None = None) -> TrainingRows:
+    """One round's rows whose gate's rows play no part."""
     times = train.column("event_time").to_pylist()
     end = times[-1] + timedelta(minutes=1)
-    ids = train.column("row_id").to_pylist() + (replay.column("row_id").to_pylist() if replay is not None else [])
+    ids = train.column("row_id").to_pylist() + (rehearsal.column("row_id").to_pylist() if rehearsal is not None else [])
     return TrainingRows(
         train=train,
         gate=train.slice(0, 0),
-        replay=replay,
+        rehearsal=rehearsal,
         windows=(Window(start=times[0], end=end),),
         gate_window=Window(start=end, end=end + timedelta(hours=1)),
         rehearsal_window=None,
@@ -107,7 +106,7 @@ def make_turn(train: pa.Table, *, replay: pa.Table | None = None) -> TrainingRow
 
 @pytest.fixture(scope="session")
 def shop() -> UseCase:
-    return use_case.parse(CASE)
+    return CASE
 
 
 @pytest.fixture(scope="session")
@@ -116,8 +115,8 @@ def rows() -> Callable[..., pa.Table]:
 
 
 @pytest.fixture(scope="session")
-def turn() -> Callable[..., TrainingRows]:
-    return make_turn
+def training_rows() -> Callable[..., TrainingRows]:
+    return make_training_rows
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from evermodel.clock import micros
 from evermodel.code_version import code_version
 from evermodel.errors import DataError, InputError, StateError
 from evermodel.features.transforms import Vocabulary, fit
-from evermodel.training.torch.scorer import Scorer
+from evermodel.training.torch.model import NetworkModel
 from evermodel.training.train import train
 from evermodel.use_case import UseCase
 
@@ -25,10 +25,10 @@ Make = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def champions(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Bundle]:
     out = str(tmp_path_factory.mktemp("champion"))
-    first = turn(rows(0, 400))
+    first = training_rows(rows(0, 400))
     return {
         name: open_bundle(train(shop, name, first, mode="from_scratch", parent=None, out=out, **arguments).ref)
         for name in ("bought", "spent", "next")
@@ -36,9 +36,9 @@ def champions(
 
 
 @pytest.fixture(scope="module")
-def second(rows: Make, turn: Make) -> Any:
-    """A drifted turn: amounts moved, a constant column varies, new cities, nulls, and replayed rows."""
-    return turn(rows(400, 200, drifted=True), replay=rows(0, 400).slice(50, 40))
+def second(rows: Make, training_rows: Make) -> Any:
+    """Drifted rows: amounts moved, a constant column varies, new cities, nulls, and rehearsed rows."""
+    return training_rows(rows(400, 200, drifted=True), rehearsal=rows(0, 400).slice(50, 40))
 
 
 @pytest.mark.parametrize("objective", ["bought", "spent", "next"])
@@ -67,7 +67,7 @@ def spoiled(parent: Bundle, part: str, shop: UseCase, rows: Make) -> Bundle:
     if part == "weights":
         return replace(parent, weights={name: value * 1.01 for name, value in parent.weights.items()})
     scorer = copy.copy(parent.scorer)
-    assert isinstance(scorer, Scorer)
+    assert isinstance(scorer, NetworkModel)
     if part == "transforms":
         scorer.transforms = replace(
             scorer.transforms, numeric=fit(shop, "bought", rows(400, 200, drifted=True)).numeric
@@ -102,13 +102,13 @@ def test_the_same_again_is_the_same_digest(
     shop: UseCase,
     champions: dict[str, Bundle],
     rows: Make,
-    turn: Make,
+    training_rows: Make,
     second: Any,
     arguments: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     places = [str(tmp_path / name) for name in "ab"]
-    first = turn(rows(0, 400))
+    first = training_rows(rows(0, 400))
     for mode, part, parent in (("from_scratch", first, None), ("stateful", second, champions["bought"])):
         made = [train(shop, "bought", part, mode=mode, parent=parent, out=place, **arguments) for place in places]
         assert made[0].ref.digest == made[1].ref.digest and made[0].ref.uri != made[1].ref.uri
@@ -116,11 +116,11 @@ def test_the_same_again_is_the_same_digest(
     assert other.ref.digest != champions["bought"].digest and other.manifest.seed == 7
 
 
-def test_training_in_two_turns_is_training_in_one(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
+def test_two_rounds_give_what_one_gives(
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
 ) -> None:
     """2 epochs, a bundle, and 2 more on the same rows give bit for bit what 4 epochs at once give."""
-    same_rows = turn(rows(0, 200))
+    same_rows = training_rows(rows(0, 200))
     four = vary(shop, epochs=4, scheduler="constant")
     two = vary(shop, epochs=2, scheduler="constant")
     whole = open_bundle(
@@ -183,11 +183,11 @@ def test_a_learning_rate_of_its_own_is_constant_from_there_on(
 
 
 def test_patience_validates_on_the_newest_share(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
 ) -> None:
     case = vary(shop, patience=1, epochs=50, learning_rate=0.05)
     manifest = train(
-        case, "bought", turn(rows(0, 400)), mode="from_scratch", parent=None, out=str(tmp_path), **arguments
+        case, "bought", training_rows(rows(0, 400)), mode="from_scratch", parent=None, out=str(tmp_path), **arguments
     ).manifest
     assert manifest.rows == 360 and manifest.epochs < 50
     assert manifest.rows_trained == 360 * manifest.epochs
@@ -199,14 +199,14 @@ def set_label(table: pa.Table, label: str, values: Any) -> pa.Table:
 
 
 def test_unlabelled_rows_are_left_out_and_counted_out(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     table = rows(0, 100)
     holes = set_label(table, "bought", [None if index % 4 == 0 else float(index % 2) for index in range(100)])
     call = dict(mode="from_scratch", parent=None, out=str(tmp_path), **arguments)
-    manifest = train(shop, "bought", turn(holes), **call).manifest
+    manifest = train(shop, "bought", training_rows(holes), **call).manifest
     assert (manifest.rows, manifest.rows_trained) == (75, 150)
-    assert manifest.row_digest != turn(holes).row_digest
+    assert manifest.row_digest != training_rows(holes).row_digest
 
 
 @pytest.mark.parametrize(
@@ -219,25 +219,27 @@ def test_unlabelled_rows_are_left_out_and_counted_out(
     ],
 )
 def test_labels_that_cant_be_learned_from(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path, values: Any, message: str
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path, values: Any, message: str
 ) -> None:
     table = set_label(rows(0, 50), "bought", pa.array(values, pa.float64()))
     with pytest.raises(DataError, match=message):
-        train(shop, "bought", turn(table), mode="from_scratch", parent=None, out=str(tmp_path), **arguments)
+        train(shop, "bought", training_rows(table), mode="from_scratch", parent=None, out=str(tmp_path), **arguments)
 
 
 def test_rows_from_after_now_are_refused(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    part = turn(rows(0, 50))
+    part = training_rows(rows(0, 50))
     early = {**arguments, "now": part.windows[0].start + timedelta(minutes=10)}
     with pytest.raises(DataError, match="after now"):
         train(shop, "bought", part, mode="from_scratch", parent=None, out=str(tmp_path), **early)
 
 
 def test_a_loss_that_doesnt_fit_the_label_is_named(
-    shop: UseCase, rows: Make, turn: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
+    shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path, vary: Make
 ) -> None:
     case = vary(shop, objective="bought", loss="mse")
     with pytest.raises(InputError, match="'mse' doesn't fit a binary label"):
-        train(case, "bought", turn(rows(0, 50)), mode="from_scratch", parent=None, out=str(tmp_path), **arguments)
+        train(
+            case, "bought", training_rows(rows(0, 50)), mode="from_scratch", parent=None, out=str(tmp_path), **arguments
+        )
