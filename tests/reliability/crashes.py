@@ -38,7 +38,7 @@ from tests.reliability import small_loop
 from tests.reliability.small_loop import BATCHES, BROKEN
 from tests.support.pump_use_case import LIVE, NAME, PER_DAY
 
-HEAVY = ("matplotlib.pyplot", "sklearn.metrics", "torch")  # imported before the first life, or it would do it once more
+HEAVY = ("matplotlib.figure", "sklearn.metrics", "torch")  # imported before the first life, or it would do it once more
 EVENTS = PER_DAY * 5
 LIMIT_SECONDS = 100  # a life takes one or two
 Setting = Callable[[], None]
@@ -65,7 +65,7 @@ def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _no
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(root / "killed.txt")
         if not drawn:
-            evaluation.pictures = lambda report: {}  # no durable step, and half of a life's time
+            evaluation.draw_evaluation = lambda report: {}  # no durable step, and half of a life's time
         safeguard_off()
         small_loop.live(Project.open(root))
         (root / "modules.json").write_text(json.dumps(sorted(sys.modules)))
@@ -131,7 +131,7 @@ def _events(project: Project) -> dict[str, str]:
         sequence=(sorted(table["ingest_seq"].to_pylist()), list(range(EVENTS))),
         batches=(len(log.commits("readings")), len(BATCHES)),
         rejects=(sum(rejects), BROKEN),
-        applied_again=(sum(evaluation.applied + evaluation.rejected for report in again), 0),
+        applied_again=(sum(report.applied + report.rejected for report in again), 0),
         counted=([r.rows_in for r in again], [r.applied + r.duplicate + r.rejected for r in again]),
     )
 
@@ -167,7 +167,7 @@ def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
         decisions=([one.retrain_key for one in decided], [runs[-1].key]),
         trained_on=({(m.trigger, m.windows[0].start) for m in manifests}, {(LIVE[-1], LIVE[0].start)}),
         leases=(ledger.leases(NAME), []),
-        windows=([evaluation.window for report in ledger.monitoring_reports(NAME)], list(LIVE)),
+        windows=([report.window for report in ledger.monitoring_reports(NAME)], list(LIVE)),
         alerts=({alert.window for alert in ledger.alerts(NAME)}, {LIVE[-1]}),
         errors=(ledger.errors(NAME), []),
     )

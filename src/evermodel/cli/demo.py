@@ -85,9 +85,9 @@ def run_demo(project: Project, *, port: int, fresh: bool) -> Path:
                 with served(demo, address):
                     for day in plan:
                         _live_day(demo, day)
-    from evermodel.reports.run_history import tell
+    from evermodel.reports.run_history import write_report
 
-    page = tell(project.ledger(), case, home=project.profile.place(case.name, "demo"))
+    page = write_report(project.ledger(), case, home=project.profile.place(case.name, "demo"))
     _print_story(demo)
     if demo.reused:
         demo.say(f"reused from an earlier run: {', '.join(demo.reused)} (forget it by `evermodel demo --fresh`)")
@@ -100,7 +100,7 @@ def _print_story(demo: Demo) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from evermodel.reports.run_history import business, turns
+    from evermodel.reports.run_history import read_business, read_history
 
     ledger, case = demo.project.ledger(), demo.case
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -116,7 +116,7 @@ def _print_story(demo: Demo) -> None:
         "champion",
         title="Turns of the loop",
     )
-    for row in turns(ledger, case):
+    for row in read_history(ledger, case):
         decision = row.decision.partition(":")[0]  # the whole reason is in the report, and in `evermodel why`
         happened.add_row(
             row.at, row.alerts, row.diagnosis, decision, row.trained_on, row.parent, row.cost, row.verdict, row.champion
@@ -124,7 +124,7 @@ def _print_story(demo: Demo) -> None:
     worth = Table("window", "champion", "answers", case.evaluation.metric, title="Business figures (matured rows)")
     for figure in case.business:
         worth.add_column(f"{figure.name} ({figure.unit})", justify="right")
-    for line in business(ledger, case):
+    for line in read_business(ledger, case):
         figures = (f"{line.figures.get(figure.name, 0.0):,.2f}" for figure in case.business)
         worth.add_row(line.window, line.champion, f"{line.rows:,}", line.metric, *figures)
     console.print(happened, worth)

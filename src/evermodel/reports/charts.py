@@ -1,184 +1,263 @@
-"""The loop in pictures: the metric over time with alerts and promotions, by policy.
+"""Every picture of a report, in one look: an evaluation, the history of a use case, and a backtest.
 
-Colours are one per policy or turn, told apart in grey too by their marks. Times are UTC.
+Times are UTC. Texts may come from data, so none of them is read as mathematical markup. The same input gives the same
+SVG text. Axes of times are typed as `Any`: the stubs of Matplotlib take numbers only.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from evermodel import storage
-from evermodel.records import MonitoringReport, Promotion
+from evermodel.records import EvaluationReport, MonitoringReport, Promotion
 from evermodel.use_case import UseCase
 
-COLOURS = {"stateful": "#1b6ca8", "from_scratch": "#d9822b", "static": "#6b7280"}
-VERDICT_MARKS = {"promote": "^", "hold": "_", "reject": "x"}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK: Final = "#334155"
+GREY: Final = "#94a3b8"
+PALE: Final = "#e2e8f0"
+BLUE: Final = "#2f5bea"
+ORANGE: Final = "#d9822b"
+GOOD: Final = "#157f4a"
+WARN: Final = "#b45309"
+BAD: Final = "#c02a37"
+POLICY_COLORS: Final = {"stateful": BLUE, "from_scratch": ORANGE, "static": "#6b7280"}
+VERDICT_COLORS: Final = {"promote": GOOD, "hold": WARN, "reject": BAD}
+VERDICT_MARKS: Final = {"promote": "^", "hold": "_", "reject": "x"}
+LOOK: Final[dict[str, Any]] = {
+    "svg.hashsalt": "evermodel",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#cbd5e1",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
 
 
-def _figure(rows: int, height: float, *, width: float = 11) -> tuple[Any, Any]:
+def _render(plot: Callable[..., None], size: tuple[float, float], *, rows: int = 1, kind: str = "svg") -> bytes:
+    """The picture that `plot` draws on its `rows` axes; `size` is in inches."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(rows, 1, figsize=(width, height), sharex=True, squeeze=False, layout="constrained")
-    for axis in axes[:, 0]:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-        axis.set_axisbelow(True)
-    return figure, axes[:, 0]
-
-
-def _save(figure: Any) -> bytes:
-    from matplotlib import pyplot
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    pyplot.close(figure)
+    with matplotlib.rc_context(LOOK):  # type: ignore[arg-type]
+        figure = Figure(figsize=size, layout="constrained")
+        plot(*figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata, transparent=kind == "svg")
     return buffer.getvalue()
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _svg(plot: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    return _render(plot, size).decode()
+
+
+# an evaluation --------------------------------------------------------------------------------------------------------
+
+
+def draw_evaluation(report: EvaluationReport) -> dict[str, str]:
+    """SVG texts by title: the difference, the baselines, calibration, ROC and slices, as far as the report has them."""
+    metric = report.verdict_metric
+    drawn: dict[str, str] = {}
+    if report.verdict.difference is not None:
+        drawn["Difference from the champion"] = _svg(lambda axes: _plot_difference(axes, report), (5.2, 1.7))
+    if report.baselines:
+        height = 0.9 + 0.34 * len(report.baselines)
+        drawn[f"{metric} against baselines"] = _svg(lambda axes: _plot_baselines(axes, report), (5.2, height))
+    if report.calibration:
+        drawn["Calibration"] = _svg(lambda axes: _plot_calibration(axes, report), (5.2, 4.0))
+    if report.roc:
+        drawn["ROC curve"] = _svg(lambda axes: _plot_roc(axes, report), (5.2, 4.0))
+    known = sum(part.metric is not None for part in report.slices)
+    if known:
+        drawn[f"{metric} by slice"] = _svg(lambda axes: _plot_slices(axes, report), (5.2, 1.0 + 0.26 * known))
+    return drawn
+
+
+def _plot_difference(axes: Axes, report: EvaluationReport) -> None:
+    difference = report.verdict.difference
+    assert difference is not None
+    color = VERDICT_COLORS[report.verdict.word]
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.plot([difference.low, difference.high], [0, 0], color=color, linewidth=5, solid_capstyle="round", alpha=0.45)
+    axes.plot(difference.point, 0, "o", color=color, markersize=9)
+    axes.annotate(f"{difference.point:+.4f}", (difference.point, 0), (0, 11), textcoords="offset points", ha="center")
+    metric = report.verdict_metric
+    axes.set(yticks=[], ylim=(-1, 1), xlabel=f"{metric}: better by, {difference.level:.0%} interval")
+    axes.spines["left"].set_visible(False)
+
+
+def _plot_baselines(axes: Axes, report: EvaluationReport) -> None:
+    metric = report.verdict_metric
+    bars = {"challenger": report.metrics.get(metric), "champion": report.champion_metrics.get(metric)}
+    known = [(name, value) for name, value in (bars | report.baselines).items() if value is not None][::-1]
+    colors = [BLUE if name == "challenger" else INK if name == "champion" else GREY for name, _ in known]
+    drawn = axes.barh([name for name, _ in known], [value for _, value in known], color=colors, height=0.62)
+    axes.bar_label(drawn, fmt="%.4f", padding=3, fontsize=8)
+    axes.margins(x=0.15)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(left=False)
+
+
+def _plot_calibration(axes: Axes, report: EvaluationReport) -> None:
+    score, rate, rows = zip(*report.calibration, strict=True)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfect calibration")
+    axes.bar(score, [count / sum(rows) for count in rows], width=0.06, color=GREY, alpha=0.35, label="share of rows")
+    axes.plot(score, rate, "o-", color=BLUE, linewidth=1.5, markersize=5, label="challenger")
+    axes.set(xlabel="mean score of the bin", ylabel="observed rate", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")
+
+
+def _plot_roc(axes: Axes, report: EvaluationReport) -> None:
+    false_positives, true_positives, _ = zip(*report.roc, strict=True)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+    axes.plot(false_positives, true_positives, color=BLUE, linewidth=1.8)
+    axes.fill_between(false_positives, true_positives, color=BLUE, alpha=0.07)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
+    if (area := report.metrics.get("auc")) is not None:
+        axes.text(0.97, 0.05, f"AUC {area:.4f}", ha="right")
+
+
+def _plot_slices(axes: Axes, report: EvaluationReport) -> None:
+    known = [(part, part.metric) for part in report.slices if part.metric is not None][::-1]
+    names = [f"{part.slice}: {part.value}  ({part.rows:,})" for part, _ in known]
+    places = range(len(known))
+    for place, (part, value) in enumerate(known):
+        if part.champion is not None:
+            axes.plot([part.champion, value], [place, place], color="#cbd5e1", linewidth=2, zorder=1)
+            axes.plot(part.champion, place, "o", color=GREY, markersize=6, label="champion")
+    axes.plot([value for _, value in known], places, "o", color=BLUE, markersize=6, label="challenger", linestyle="")
+    whole = report.metrics.get(report.verdict_metric)
+    if whole is not None:
+        axes.axvline(whole, color=BLUE, linewidth=0.8, linestyle=":", label="all rows")
+    axes.set(yticks=list(places), yticklabels=names, ylim=(-0.7, len(known) - 0.3))
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles.values(), handles.keys(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+
+
+# the history of a use case --------------------------------------------------------------------------------------------
+
+
+def draw_metric_history(metric: str, reports: Sequence[MonitoringReport], promotions: Sequence[Promotion]) -> str:
+    """SVG: the metric of each monitored window, the champion's value at its gate, alerts and promotions."""
+
+    def plot(axes: Any) -> None:
+        known = [(report, report.performance) for report in reports if report.performance is not None]
+        times, values = [report.window.start for report, _ in known], [value for _, value in known]
+        axes.plot(times, values, "o-", color=BLUE, label=metric)
+        references = [float("nan") if report.reference is None else report.reference for report in reports]
+        starts = [report.window.start for report in reports]
+        axes.step(starts, references, where="post", color=GREY, linestyle=":", label="champion at its gate")
+        for report, value in known:
+            for line, alert in enumerate(report.alerts):
+                label = f"{alert.kind}: {alert.diagnosis or 'no diagnosis'}"
+                _annotate(axes, label, (report.window.start, value), (4, -12 - 11 * line), BAD)
+                axes.plot(report.window.start, value, "o", color=BAD, markersize=9, markerfacecolor="none")
+        for promotion in promotions:
+            axes.axvline(promotion.at, color=GOOD, linewidth=1)
+            _annotate(axes, promotion.release.id, (promotion.at, axes.get_ylim()[1]), (2, -9), GOOD)
+        axes.margins(x=0.08, y=0.25)
+        axes.legend(loc="lower left")
+
+    return _svg(plot, (11, 3.2))
+
+
+def _annotate(axes: Any, text: str, at: tuple[datetime, float], offset: tuple[float, float], color: str) -> None:
+    axes.annotate(text, at, offset, textcoords="offset points", fontsize=8, color=color)
+
+
+def draw_drift(reports: Sequence[MonitoringReport]) -> str:
+    """SVG: the drift score of every column in every window, in units of its threshold; above 1 is drifted."""
+    columns = list(dict.fromkeys(score.column for report in reports for score in report.drift))
+    relative: list[Mapping[str, float]] = [
+        {score.column: score.score / score.threshold for score in report.drift if score.score is not None}
+        for report in reports
+    ]
+    cells = [[scores.get(column, float("nan")) for scores in relative] for column in columns]
+
+    def plot(axes: Axes) -> None:
+        axes.grid(visible=False)
+        image = axes.imshow(cells or [[0.0]], aspect="auto", cmap="Reds", vmin=0, vmax=2)
+        axes.set_yticks(range(len(columns)), columns, fontsize=8)
+        axes.set_xticks(range(len(reports)), [f"{report.window.start:%m-%d}" for report in reports], fontsize=8)
+        axes.figure.colorbar(image, ax=axes, label="score ÷ threshold", shrink=0.8)
+
+    return _svg(plot, (6, 0.9 + 0.24 * len(columns)))
+
+
+def draw_trade_off(case: UseCase, points: Sequence[Mapping[str, float]]) -> str:
+    """SVG: what the first and the last objective gain and lose as the last one's serving weight changes."""
+    first, last = case.objectives[0], case.objectives[-1]
+
+    def plot(axes: Axes) -> None:
+        for color, objective in ((BLUE, first), (ORANGE, last)):
+            values = [point.get(objective.name, float("nan")) for point in points]
+            label = f"NDCG of {objective.label}"
+            axes.plot([point["weight"] for point in points], values, "o-", color=color, label=label)
+        axes.axvline(last.weight, color=GREY, linestyle=":", label="weight in the use case")
+        axes.set_xlabel(f"weight of {last.name}")
+        axes.legend()
+
+    return _svg(plot, (6, 3.2))
+
+
+# a backtest -----------------------------------------------------------------------------------------------------------
+
+
+def plot_backtest(result: Mapping[str, Any], path: Path) -> None:
+    """Write a PNG of a backtest's result: each policy's metric over time, then its alerts, retrainings and verdicts."""
+    storage.write_bytes(path, _render(lambda *axes: _plot_policies(result, *axes), (11, 6.5), rows=2, kind="png"))
+
+
+def _plot_policies(result: Mapping[str, Any], values: Any, timeline: Any) -> None:
+    for policy in result["policies"]:
+        times = [datetime.fromisoformat(window["start"]) for window in policy["windows"]]
+        metric = [window["metric"] for window in policy["windows"]]
+        total, rows = policy["totals"]["metric"], policy["totals"]["rows_trained"]
+        label = f"{policy['policy']}: {'unknown' if total is None else f'{total:.3f}'}, {rows:,} rows × epochs"
+        color = POLICY_COLORS[policy["policy"]]
+        values.plot(times, metric, color=color, alpha=0.25, linewidth=0.8)
+        values.plot(times, _smooth(metric), color=color, linewidth=2, label=label)
+    values.set_ylabel(result["metric"])
+    values.set_title(f"{result['use_case']}: {result['metric']} of each window (thick line: mean of four windows)")
+    values.legend(loc="best")
+    _plot_timeline(timeline, result["policies"])
+
+
+def _plot_timeline(axes: Any, policies: Sequence[Mapping[str, Any]]) -> None:
+    for line, policy in enumerate(reversed(policies)):
+        alerts = [datetime.fromisoformat(alert["end"]) for alert in policy["alerts"] if alert["kind"] != "schedule"]
+        axes.scatter(alerts, [line + 0.22] * len(alerts), marker="|", color=BAD, s=40)
+        for verdict, mark in VERDICT_MARKS.items():
+            at = [datetime.fromisoformat(one["at"]) for one in policy["retrains"] if one["verdict"] == verdict]
+            axes.scatter(at, [line] * len(at), marker=mark, color=POLICY_COLORS[policy["policy"]], s=30)
+    axes.set_yticks(range(len(policies)), [policy["policy"] for policy in reversed(policies)])
+    axes.set_ylim(-0.5, len(policies) - 0.3)
+    axes.set_title("red bars: alerts;  ▲ promoted   – held   × rejected")
 
 
 def _smooth(values: Sequence[float | None], width: int = 4) -> list[float | None]:
-    """Mean of the last `width` known values: weekly windows of a few hundred rows are noisy."""
+    """Mean of the last `width` known values: a weekly window of a few hundred rows is noisy."""
     result: list[float | None] = []
     for index in range(len(values)):
         known = [value for value in values[max(0, index - width + 1) : index + 1] if value is not None]
         result.append(sum(known) / len(known) if known else None)
     return result
-
-
-def plot_backtest(result: dict[str, Any], path: Path) -> None:
-    """One picture of a replay: the metric of each policy over time, then each policy's alerts, retrains and verdicts."""
-    lives = result["policies"]
-    figure, axes = _figure(2, 6.5)
-    for life in lives:
-        times = [_time(window["start"]) for window in life["windows"]]
-        values = [window["metric"] for window in life["windows"]]
-        total = life["totals"]["metric"]
-        colour = COLOURS.get(life["policy"], "#111827")
-        reached = "unknown" if total is None else f"{total:.3f}"
-        label = f"{life['policy']}: {reached}, {life['totals']['rows_trained']:,} rows × epochs"
-        axes[0].plot(times, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes[0].plot(times, _smooth(values), color=colour, linewidth=2, label=label)
-    axes[0].set_ylabel(result["metric"])
-    axes[0].set_title(
-        f"{result['use_case']}: {result['metric']} of each served window (thick: mean of four)", loc="left"
-    )
-    axes[0].legend(frameon=False, loc="best")
-    _timeline(axes[1], lives)
-    storage.write_bytes(path, _save(figure))
-
-
-def _timeline(axis: Any, lives: list[dict[str, Any]]) -> None:
-    for line, life in enumerate(reversed(lives)):
-        colour = COLOURS.get(life["policy"], "#111827")
-        alerts = [_time(alert["end"]) for alert in life["alerts"] if alert["kind"] != "schedule"]
-        axis.scatter(alerts, [line + 0.22] * len(alerts), marker="|", color="#b91c1c", s=40)
-        for verdict, mark in VERDICT_MARKS.items():
-            at = [_time(turn["at"]) for turn in life["retrains"] if turn["verdict"] == verdict]
-            axis.scatter(at, [line] * len(at), marker=mark, color=colour, s=30)
-    axis.set_yticks(range(len(lives)), [life["policy"] for life in reversed(lives)])
-    axis.set_ylim(-0.5, len(lives) - 0.3)
-    axis.set_title("red bars: alerts;  ▲ promoted   – held   × rejected", loc="left", fontsize=10)
-
-
-def chart_life(case: UseCase, reports: Sequence[MonitoringReport], promotions: Sequence[Promotion]) -> str:
-    """SVG: each monitored window's metric with its champion's yardstick, alerts in red, promotions as lines."""
-    figure, (axis,) = _figure(1, 3.2)
-    times = [report.window.start for report in reports]
-    known = [(report.window.start, report.performance) for report in reports if report.performance is not None]
-    axis.plot(
-        [at for at, _ in known],
-        [value for _, value in known],
-        "o-",
-        color=COLOURS["stateful"],
-        label=case.evaluation.metric,
-    )
-    yardstick = [report.reference for report in reports]
-    axis.step(
-        times,
-        [float("nan") if value is None else value for value in yardstick],
-        where="post",
-        color="#94a3b8",
-        linestyle=":",
-        label="champion at its gate",
-    )
-    for report in reports:
-        for place, alert in enumerate(alert for alert in report.alerts if report.performance is not None):
-            axis.annotate(
-                f"{alert.kind}: {alert.diagnosis}",
-                (report.window.start, report.performance or 0),
-                (4, -12 - 11 * place),
-                textcoords="offset points",
-                fontsize=8,
-                color="#b91c1c",
-            )
-            axis.plot(
-                report.window.start, report.performance, "o", color="#b91c1c", markersize=9, markerfacecolor="none"
-            )
-    for promotion in promotions:
-        axis.axvline(promotion.at, color="#15803d", linewidth=1)
-        axis.annotate(
-            promotion.release.id,
-            (promotion.at, axis.get_ylim()[1]),
-            (2, -9),
-            textcoords="offset points",
-            fontsize=8,
-            color="#15803d",
-        )
-    axis.margins(x=0.08, y=0.25)
-    axis.legend(frameon=False, fontsize=8, loc="lower left")
-    return _svg(figure)
-
-
-def chart_drift(reports: Sequence[MonitoringReport]) -> str:
-    """SVG: the drift score of every column in every window, in units of its threshold; above 1 is drifted."""
-    columns = list(dict.fromkeys(score.column for report in reports for score in report.drift))
-    cells = [
-        [
-            next(
-                (s.score / s.threshold for s in report.drift if s.column == column and s.score is not None),
-                float("nan"),
-            )
-            for report in reports
-        ]
-        for column in columns
-    ]
-    figure, (axis,) = _figure(1, 0.9 + 0.24 * len(columns), width=6)
-    axis.grid(visible=False)
-    image = axis.imshow(cells or [[0.0]], aspect="auto", cmap="Reds", vmin=0, vmax=2)
-    axis.set_yticks(range(len(columns)), columns, fontsize=8)
-    axis.set_xticks(range(len(reports)), [f"{report.window.start:%m-%d}" for report in reports], fontsize=8)
-    figure.colorbar(image, ax=axis, label="score ÷ threshold", shrink=0.8)
-    return _svg(figure)
-
-
-def chart_trade_off(case: UseCase, points: Sequence[dict[str, float]]) -> str:
-    """SVG: what each objective gains and loses as the last one's weight changes at serve time."""
-    figure, (axis,) = _figure(1, 3.2, width=6)
-    last = case.objectives[-1]
-    colours = ["#1b6ca8", "#d9822b"]
-    for colour, objective in zip(colours, (case.objectives[0], last), strict=True):
-        values = [point.get(objective.name, float("nan")) for point in points]
-        axis.plot([point["weight"] for point in points], values, "o-", color=colour, label=f"NDCG of {objective.label}")
-    axis.axvline(last.weight, color="#94a3b8", linestyle=":", label="weight in the use case")
-    axis.set_xlabel(f"weight of {last.name}")
-    axis.legend(frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import pyplot
-
-    page = io.StringIO()
-    figure.savefig(page, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    return page.getvalue()
