@@ -18,9 +18,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
 from evermodel.features.transforms import InputSpec
+from evermodel.training.task import Task
 from evermodel.training.torch.loop import EncodedRows, Schedule, make_learner, run
 from evermodel.training.torch.modules import build
-from evermodel.training.torch.objectives import Task
 from evermodel.use_case import Model
 
 BOUND = 8.0

@@ -1,10 +1,11 @@
 """A packed model: pack, verify, open → `.score(rows)`. Training opens the parent with it, evaluation scores it, serving wraps it.
 
-    weights.safetensors   the module's parameters and buffers
-    state.safetensors     optimizer moments, generator states: what a stateful turn goes on from
-    model.json            the scorer's import path, features, model, task (label, loss, classes) and fitted transforms
+    weights.safetensors   a network's parameters and buffers
+    state.safetensors     optimizer moments, generator states: what a stateful round continues from
+    trees.txt             gradient-boosted trees in LightGBM's text format; only in a bundle of that kind
+    model.json            the scorer's kind, features, model, task (label, loss, classes) and fitted transforms
     training.json         the training manifest, and the scalars of the training state
-    manifest.json         format version; name, size and sha256 of the four above. Created last: it is the commit
+    manifest.json         format version; name, size and sha256 of the files above. Written last: it is the commit
     timing.json           seconds of optimisation; beside the manifest, since wall-clock would change the digest
 
 A bundle's digest is the sha256 of manifest.json. Every byte is verified before any is parsed, and what was verified is
@@ -15,11 +16,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,41 +29,31 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from evermodel import storage
-from evermodel.errors import ConflictError, DataError, IntegrityError, StateError, nearest
+from evermodel.errors import ConflictError, IntegrityError, StateError, nearest
 from evermodel.failpoint import failpoint
 from evermodel.records import BundleRef, Release, TrainingManifest, canonical_json, sha256
+from evermodel.scores import Scores, ScoringModel, combine
 
 FORMAT = 1
+OPTIONAL = ("trees.txt",)
 FILES = ("model.json", "state.safetensors", "training.json", "weights.safetensors")
 MANIFEST, TIMING = "manifest.json", "timing.json"
 MANIFEST_BYTES = 65_536  # a manifest has a few hundred
 MAX_BYTES = 2**31
 
+#: What `model.json` may name as its scorer: nothing else is imported, so a bundle can't bring code along.
+SCORERS = {
+    "torch": "evermodel.training.torch.model:NetworkModel",
+    "trees": "evermodel.training.trees.model:TreeModel",
+    "evermodel.training.scorer:Scorer": "evermodel.training.torch.model:NetworkModel",  # as version 0.1 named it
+}
+
 Arrays = Mapping[str, NDArray[Any]]
-Scores = NDArray[np.float64]
-
-
-class Scoring(Protocol):
-    """What the import path in `model.json` must make of (model.json's tree, weights)."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    def score(self, rows: pa.Table) -> Scores: ...
-    def loss(self, rows: pa.Table) -> float: ...
-
-
-@runtime_checkable
-class EncodingScorer(Scoring, Protocol):
-    """One whose score is `answer(encode(rows))`, where `encode` depends on nothing but its transforms; it may move to a GPU."""
-
-    def to(self, device: str) -> None: ...
-    def encode(self, rows: pa.Table) -> Any: ...
-    def answer(self, encoded: Any) -> Scores: ...
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, verified bundle. `model` and `state` are the trees, `weights` and `moments` the arrays of its files."""
+    """An opened, verified bundle. `model` and `state` are JSON trees, `weights` and `moments` arrays, `texts` the text files."""
 
     ref: BundleRef
     manifest: TrainingManifest
@@ -71,7 +62,8 @@ class Bundle:
     weights: Arrays
     moments: Arrays
     num_bytes: int
-    scorer: Scoring
+    scorer: ScoringModel
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def objective(self) -> str:
@@ -87,75 +79,56 @@ class Bundle:
         return self.scorer.classes
 
     def score(self, rows: pa.Table) -> Scores:
-        """Rows table → probability or predicted value float64[n]; float64[n, classes] of a category label.
+        """The rows' scores; a row's score doesn't depend on the other rows, but for rounding (1e-6).
 
-        A row's score doesn't depend on the other rows. DataError where a feature's column is missing.
+        DataError if a feature's column is missing.
         """
-        return self.scorer.score(rows)
+        return self.scorer.score(self.scorer.encode(rows))
 
     def loss(self, rows: pa.Table) -> float:
-        """Mean training loss in eval mode on the labelled rows; StateError where there are none."""
+        """Mean training loss in eval mode on the labelled rows; StateError if there are none."""
         return self.scorer.loss(rows)
 
 
 @dataclass(frozen=True)
 class OpenRelease:
-    """A release's bundles, open, by objective."""
+    """A release's bundles, open, by objective: a `ServableRelease`."""
 
     release: Release
     bundles: Mapping[str, Bundle]
 
     @property
+    def bundle_digests(self) -> dict[str, str]:
+        return {name: bundle.digest for name, bundle in self.bundles.items()}
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """Of its category objective; none where it has none."""
+        """The classes of the category objective; empty if there is none."""
         return next((bundle.classes for bundle in self.bundles.values() if bundle.classes), ())
 
     def scores(self, rows: pa.Table) -> dict[str, Scores]:
-        """Every objective's score of the rows. Objectives that encode alike share one encoding."""
+        """Every objective's scores of the rows. Objectives with equal transforms share one encoding."""
         encoded: dict[str, Any] = {}
         found: dict[str, Scores] = {}
         for name, bundle in self.bundles.items():
-            like = self._like.get(name)
-            if like is None:
-                found[name] = bundle.score(rows)
-                continue
-            scorer = cast(EncodingScorer, bundle.scorer)
+            like = self._same_encoding[name]
             if like not in encoded:
-                encoded[like] = scorer.encode(rows)
-            found[name] = scorer.answer(encoded[like])
+                encoded[like] = bundle.scorer.encode(rows)
+            found[name] = bundle.scorer.score(encoded[like])
         return found
 
     @cached_property
-    def _like(self) -> dict[str, str]:
-        """Objective that encodes → the first one that does it by the same transforms."""
+    def _same_encoding(self) -> dict[str, str]:
+        """Objective → the first objective that encodes rows by the same transforms."""
         ways = {
-            name: (bundle.model["scorer"], bundle.model.get("transforms"))
+            name: (bundle.model["scorer"], bundle.model.get("transforms", name))
             for name, bundle in self.bundles.items()
-            if isinstance(bundle.scorer, EncodingScorer)
         }
         return {name: next(other for other in ways if ways[other] == way) for name, way in ways.items()}
 
     def score(self, rows: pa.Table, weights: Mapping[str, float] | None = None) -> Scores:
-        """Σ weight × objective's score, float64[n] (float64[n, classes] of a category); the release's weights if None.
-
-        DataError where a weight names no objective, or categories are to be added to something else.
-        """
-        return self.combine(self.scores(rows), weights)
-
-    def combine(self, scores: Mapping[str, Scores], weights: Mapping[str, float] | None = None) -> Scores:
-        """The same of scores that are there already."""
-        chosen = self.release.weights if weights is None else weights
-        for name in chosen:
-            if name not in self.bundles:
-                raise DataError(f"weight of {name!r}: the release has no such objective; {nearest(name, self.bundles)}")
-        if len({self.bundles[name].classes for name in chosen}) > 1:
-            raise DataError(
-                f"the scores of {', '.join(sorted(chosen))} don't rank the same classes: no sum of them is one score"
-            )
-        parts = [weight * scores[name] for name, weight in chosen.items()]
-        if not parts:
-            raise DataError("a score needs the weight of at least one objective")
-        return np.sum(parts, axis=0) if len(parts) > 1 else parts[0]
+        """Σ weight × objective's score, by the release's weights if none are given. See `scores.combine`."""
+        return combine(self.scores(rows), self.release.weights if weights is None else weights)
 
 
 def pack(
@@ -167,6 +140,7 @@ def pack(
     state: Mapping[str, Any],
     moments: Arrays,
     manifest: TrainingManifest,
+    texts: Mapping[str, str] | None = None,
 ) -> BundleRef:
     """Write a bundle below `out`, in a folder named by its digest. A crash before the last write leaves no bundle.
 
@@ -178,12 +152,14 @@ def pack(
         "training.json": _json({"manifest": record, "state": dict(state)}),
         "weights.safetensors": _tensors(weights),
         "state.safetensors": _tensors(moments),
+        **{name: text.encode() for name, text in (texts or {}).items()},
     }
-    entries = [{"name": name, "size": len(files[name]), "sha256": sha256(files[name])} for name in FILES]
+    names = (*FILES, *(name for name in OPTIONAL if name in files))
+    entries = [{"name": name, "size": len(files[name]), "sha256": sha256(files[name])} for name in names]
     text = canonical_json({"format": FORMAT, "files": entries}).encode()
     ref = BundleRef(objective=objective, uri=storage.join(out, sha256(text)[:16]), digest=sha256(text))
     failpoint("bundle.pack.start")
-    for name in FILES:
+    for name in names:
         storage.write_bytes(storage.join(ref.uri, name), files[name])
         failpoint(f"bundle.pack.{name}")
     storage.write_text(storage.join(ref.uri, TIMING), canonical_json({"seconds": manifest.seconds}))
@@ -226,22 +202,21 @@ def open_bundle(ref: BundleRef, *, max_bytes: int = MAX_BYTES) -> Bundle:
         weights = safetensors.numpy.load(contents["weights.safetensors"])
         moments = safetensors.numpy.load(contents["state.safetensors"])
         manifest = TrainingManifest.model_validate({**training["manifest"], "seconds": _seconds(ref.uri)})
-        scorer = _scorer(model["scorer"])(model, weights)
+        texts = {name: contents[name].decode() for name in OPTIONAL if name in contents}
+        scorer: ScoringModel = _scorer(model["scorer"])(model, weights, texts)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise StateError(f"bundle {ref.uri} can't be opened by this version: {error!r}") from error
     if model["objective"] != ref.objective:
         raise IntegrityError(f"{ref.uri} is a bundle of objective {model['objective']!r}, not {ref.objective!r}")
     num_bytes = sum(map(len, contents.values()))
-    return Bundle(ref, manifest, model, training["state"], weights, moments, num_bytes, scorer)
+    return Bundle(ref, manifest, model, training["state"], weights, moments, num_bytes, scorer, texts)
 
 
 def open_release(release: Release, *, device: str = "cpu") -> OpenRelease:
-    """Open every bundle of a release, to answer on a device. StateError where one can't be there."""
+    """Open every bundle of a release, to answer on a device. StateError if a model can't be there."""
     opened = OpenRelease(release, {ref.objective: open_bundle(ref) for ref in release.bundles})
     if device != "cpu":
-        for name, bundle in opened.bundles.items():
-            if not isinstance(bundle.scorer, EncodingScorer):
-                raise StateError(f"{name}: the scorer {bundle.model['scorer']} answers on a CPU only")
+        for bundle in opened.bundles.values():
             bundle.scorer.to(device)
     return opened
 
@@ -257,8 +232,8 @@ def _entries(where: str, text: bytes) -> dict[str, tuple[int, str]]:
     if version != FORMAT:
         raise IntegrityError(f"{where} has format {version}; this version reads {FORMAT}")
     for name in entries:
-        if name not in FILES:  # anything else, a path that leads elsewhere above all
-            raise IntegrityError(f"{where} names {name!r}; a bundle holds {', '.join(FILES)}")
+        if name not in (*FILES, *OPTIONAL):  # anything else, a path that leads elsewhere above all
+            raise IntegrityError(f"{where} names {name!r}; a bundle holds {', '.join((*FILES, *OPTIONAL))}")
     if missing := [name for name in FILES if name not in entries]:
         raise IntegrityError(f"{where} doesn't name {missing[0]}")
     return entries
@@ -295,11 +270,11 @@ def _seconds(uri: str) -> float:
         return 0.0
 
 
-def _scorer(path: str) -> Any:
-    """Only a name in this package is called: a bundle can't bring code along."""
-    module, _, name = path.partition(":")
-    if not module.startswith("evermodel.") or not name.isidentifier():
-        raise StateError(f"the scorer {path!r} isn't in the package evermodel")
+def _scorer(kind: str) -> Any:
+    """The class of a kind of scorer. StateError if the kind isn't in `SCORERS`."""
+    if kind not in SCORERS:
+        raise StateError(f"the scorer {kind!r} isn't one that this version opens; {nearest(kind, SCORERS)}")
+    module, _, name = SCORERS[kind].partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -316,4 +291,4 @@ def _json(tree: Mapping[str, Any]) -> bytes:
     return canonical_json(tree).encode()
 
 
-__all__: Sequence[str] = ("Bundle", "OpenRelease", "Scoring", "open_bundle", "open_release", "pack", "verify")
+__all__ = ["Bundle", "OpenRelease", "open_bundle", "open_release", "pack", "verify"]

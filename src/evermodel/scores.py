@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,34 @@ class Scores:
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Scores:
         """The scores of some rows, by mask or by index."""
         return Scores(self.kind, self.values[rows], self.classes)
+
+
+class ScoringModel(Protocol):
+    """One objective's model, as a bundle opens it. The score of a row does not depend on the other rows."""
+
+    @property
+    def kind(self) -> ScoreKind: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The columns of a category's scores; empty for other kinds."""
+        ...
+
+    def to(self, device: str) -> None:
+        """Answer on `cpu` or `cuda` from now on; StateError if the model can't."""
+        ...
+
+    def encode(self, rows: pa.Table) -> Any:
+        """The model's inputs. Models with equal transforms have equal inputs, and may share them."""
+        ...
+
+    def score(self, encoded: Any) -> Scores:
+        """The scores of encoded rows."""
+        ...
+
+    def loss(self, rows: pa.Table) -> float:
+        """Mean training loss in evaluation mode on the labelled rows; StateError if there are none."""
+        ...
 
 
 class ServableRelease(Protocol):

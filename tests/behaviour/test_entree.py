@@ -23,9 +23,10 @@ from evermodel.evaluation.metrics import Sample, figure, sample_of
 from evermodel.features.training_set import TrainingRows, rows, training_rows
 from evermodel.records import Interval, Window
 from evermodel.retraining.rounds import run_round
-from evermodel.serving.predictor import GivenFeatures, Predictor, stored_columns
+from evermodel.serving.online_features import GivenFeatures, stored_columns
+from evermodel.serving.predictor import Predictor
 from evermodel.training.release import TrainedRelease, train_release
-from evermodel.training.torch.scorer import Scorer
+from evermodel.training.torch.model import NetworkModel
 from evermodel.use_case import UseCase
 from tests.support import ROOT
 
@@ -217,6 +218,6 @@ def test_a_quarter_later_it_goes_on_from_where_it_was(
 
 def vocabulary(release: bundle.OpenRelease, column: str) -> tuple[object, ...]:
     scorer = release.bundles["next"].scorer
-    assert isinstance(scorer, Scorer)
+    assert isinstance(scorer, NetworkModel)
     (found,) = (encoder for encoder in scorer.transforms.ids if encoder.name == column)
     return tuple(found.values)

@@ -23,6 +23,8 @@ from tests.support.servers import s3_server
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
@@ -171,7 +173,7 @@ def test_two_writers_append_to_an_event_log_and_none_is_lost(place: str) -> None
 
 def test_a_bundle_is_packed_once_and_opened(place: str, manifest: TrainingManifest) -> None:
     weights = {"w": np.ones((2, 3), np.float32)}
-    model = {"objective": "up", "scorer": "evermodel.training.torch.scorer:Scorer"}
+    model = {"objective": "up", "scorer": "torch"}
     packed = [
         bundle.pack(place, objective="up", model=model, weights=weights, state={}, moments={}, manifest=manifest)
         for _ in range(2)

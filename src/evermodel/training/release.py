@@ -1,4 +1,4 @@
-"""Train a release: one bundle for each objective. What a turn doesn't retrain, it carries over from the parent."""
+"""Train a release: one bundle for each objective. An objective that isn't trained keeps its parent's bundle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from evermodel import storage
 from evermodel.errors import StateError
 from evermodel.records import BundleRef, Mode, Release, TrainingManifest, Window
+from evermodel.run_folder import RunFolder
 from evermodel.training.train import train
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRelease:
-    """A new release with what its making cost: manifests and seconds of the objectives that were trained."""
+    """A new release with the cost of its training: manifests and seconds of the objectives that were trained."""
 
     release: Release
     manifests: tuple[TrainingManifest, ...]
@@ -28,13 +29,13 @@ class TrainedRelease:
 
     @property
     def rows_trained(self) -> int:
-        """Rows × epochs over all objectives, replayed rows included."""
+        """Rows × epochs over all objectives, rehearsed rows included."""
         return sum(manifest.rows_trained for manifest in self.manifests)
 
 
 def train_release(
     use_case: UseCase,
-    turn: TrainingRows,
+    rows: TrainingRows,
     *,
     parent: OpenRelease | None,
     mode: Mode,
@@ -46,19 +47,19 @@ def train_release(
     reason: str | None = None,
     objectives: Sequence[str] | None = None,
 ) -> TrainedRelease:
-    """Train `objectives` (all, where None) on the turn's rows into `out`; StateError where one can't be carried over."""
+    """Train `objectives` (None: all) on the round's rows into `out`; StateError if one has no parent's bundle to keep."""
     wanted = {objective.name for objective in use_case.objectives} if objectives is None else set(objectives)
     bundles: list[BundleRef] = []
     manifests: list[TrainingManifest] = []
     seconds = 0.0
     for objective in use_case.objectives:
         if objective.name not in wanted:
-            bundles.append(_carried(parent, objective.name))
+            bundles.append(_kept_bundle(parent, objective.name))
             continue
         result = train(
             use_case,
             objective.name,
-            turn,
+            rows,
             mode=mode,
             parent=parent.bundles[objective.name] if parent else None,
             trigger=trigger,
@@ -75,16 +76,18 @@ def train_release(
         use_case=use_case.name,
         bundles=tuple(bundles),
         weights={objective.name: objective.weight for objective in use_case.objectives},
-        cursor=turn.cursor,
+        cursor=rows.cursor,
         created=now,
         home=out,
         parent=parent.release.id if parent else None,
     )
-    storage.write_text(storage.join(out, "release.json"), release.to_json())
+    RunFolder(out).write_release(release)
     return TrainedRelease(release, tuple(manifests), seconds)
 
 
-def _carried(parent: OpenRelease | None, objective: str) -> BundleRef:
+def _kept_bundle(parent: OpenRelease | None, objective: str) -> BundleRef:
     if parent is None:
-        raise StateError(f"objective {objective!r} isn't trained in this turn, and there is no parent to carry it from")
+        raise StateError(
+            f"objective {objective!r} isn't trained in this round, and there is no parent whose bundle it could keep"
+        )
     return parent.release.bundle(objective)

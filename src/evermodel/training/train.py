@@ -1,4 +1,4 @@
-"""`train`: one objective's model from a turn's rows, packed as a bundle with its training manifest.
+"""`train`: one objective's model from a round's rows, packed as a bundle with its training manifest.
 
 The same use case, rows, parent and seed give the same digest: nothing that the clock or the machine's paths say enters.
 """
@@ -15,13 +15,11 @@ from evermodel import bundle
 from evermodel.bundle import Bundle
 from evermodel.clock import micros
 from evermodel.code_version import code_version
-from evermodel.errors import DataError
+from evermodel.errors import DataError, StateError
 from evermodel.failpoint import failpoint
 from evermodel.features.training_set import row_digest
 from evermodel.records import BundleRef, Mode, TrainingManifest, Window
-from evermodel.training.torch import loop, state
-from evermodel.training.torch.loop import FitResult
-from evermodel.training.torch.start import Start, begin
+from evermodel.training.trainer import Fitted, trainer_of
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A packed model, and what its optimisation took. `losses`: mean training loss of each epoch."""
+    """A packed model and the cost of its training. `losses`: mean training loss of each epoch."""
 
     ref: BundleRef
     manifest: TrainingManifest
@@ -41,7 +39,7 @@ class TrainResult:
 def train(
     use_case: UseCase,
     objective: str,
-    turn: TrainingRows,
+    rows: TrainingRows,
     *,
     mode: Mode,
     parent: Bundle | None,
@@ -52,65 +50,55 @@ def train(
     num_workers: int = 0,
     reason: str | None = None,
 ) -> TrainResult:
-    """Train one objective on `turn.train` (and replay) and pack it below `out`.
+    """Train one objective on `rows.train` (and `rows.rehearsal`) and pack it below `out`.
 
-    `stateful` goes on from `parent`; `from_scratch` beside a parent is a decision, and `reason` says why. `num_workers`
-    0 is the plain loop in this process, more are Ray Train workers (1 gives the same bits). StateError where the parent
-    can't be restored whole, DataError where there is nothing to learn from. Nothing is left behind by either.
+    `stateful` continues from `parent`; `from_scratch` beside a parent is a decision, and `reason` says why. `num_workers`
+    0 is the plain loop in this process; more are Ray Train workers (1 gives the same bits). StateError if the parent
+    can't be restored whole, DataError if there is nothing to learn from. Neither leaves anything behind.
     """
-    _check_known(turn, now)
+    _check_known(rows, now)
+    if mode == "stateful" and parent is None:
+        raise StateError(f"objective {objective!r}: stateful training needs a parent; from_scratch is a decision")
     chosen = use_case.training.seed if seed is None else seed
-    start = begin(use_case, objective, turn, mode=mode, parent=parent, seed=chosen)
+    trainer = trainer_of(use_case, objective, seed=chosen, num_workers=num_workers, out=out)
     failpoint("train.start")
-    if num_workers:
-        from evermodel.training.torch import distributed
-
-        outcome = distributed.fit(
-            use_case, objective, turn, start, mode=mode, parent=parent, seed=chosen, num_workers=num_workers, out=out
-        )
-    else:
-        outcome = optimise(start)
+    fitted = trainer.fit(rows, parent if mode == "stateful" else None)
     manifest = _manifest(
-        use_case, objective, turn, start, outcome, mode=mode, parent=parent, trigger=trigger, seed=chosen, reason=reason
+        use_case,
+        objective,
+        rows,
+        fitted,
+        mode=mode,
+        parent=parent,
+        trigger=trigger,
+        seed=chosen,
+        num_workers=max(num_workers, 1),
+        reason=reason,
     )
-    manifest = manifest.model_copy(update={"num_workers": max(num_workers, 1)})
-    moments, scalars = state.save(start.learner)
     ref = bundle.pack(
         out,
         objective=objective,
-        model=start.model_tree(use_case, objective),
-        weights=state.weights_of(start.learner.module),
-        state={**scalars, "cursor": micros(turn.cursor)},
-        moments=moments,
+        model=fitted.model,
+        weights=fitted.weights,
+        state={**fitted.state, "cursor": micros(rows.cursor)},
+        moments=fitted.moments,
+        texts=fitted.texts,
         manifest=manifest,
     )
-    return TrainResult(ref, manifest, outcome.seconds, outcome.losses)
-
-
-def optimise(start: Start) -> FitResult:
-    """The plain loop, in place on `start.learner`."""
-    return loop.run(
-        start.learner,
-        start.data,
-        start.task.losses(),
-        epochs=start.epochs,
-        batch_size=start.batch_size,
-        validation=start.validation,
-        patience=start.patience,
-    )
+    return TrainResult(ref, manifest, fitted.seconds, fitted.losses)
 
 
 def _manifest(
     use_case: UseCase,
     objective: str,
-    turn: TrainingRows,
-    start: Start,
-    outcome: FitResult,
+    rows: TrainingRows,
+    fitted: Fitted,
     *,
     mode: Mode,
     parent: Bundle | None,
     trigger: Window | None,
     seed: int,
+    num_workers: int,
     reason: str | None,
 ) -> TrainingManifest:
     decided = (reason or "asked for") if mode == "from_scratch" and parent is not None else None
@@ -118,32 +106,34 @@ def _manifest(
         use_case=use_case.name,
         objective=objective,
         mode=mode,
-        windows=turn.windows,
-        gate_window=turn.gate_window,
-        rehearsal_rows=start.rehearsal_rows,
-        rehearsal_window=turn.rehearsal_window,
+        windows=rows.windows,
+        gate_window=rows.gate_window,
+        rehearsal_rows=fitted.rehearsal_rows,
+        rehearsal_window=rows.rehearsal_window,
         trigger=trigger,
-        rows=len(start.data),
-        epochs=outcome.epochs,
-        rows_trained=outcome.rows_trained,
-        row_digest=row_digest(start.row_ids),
-        data_version=turn.data_version,
+        rows=len(fitted.row_ids),
+        epochs=fitted.epochs,
+        rows_trained=fitted.rows_trained,
+        row_digest=row_digest(fitted.row_ids),
+        data_version=rows.data_version,
         config_digest=use_case.digest(),
-        features=start.transforms.columns,
+        features=fitted.features,
         code_version=code_version(),
         parent=parent.digest if parent is not None else None,
         seed=seed,
-        seconds=outcome.seconds,
-        step0_loss=start.step0_loss,
-        parent_loss=start.parent_loss,
-        final_loss=outcome.losses[-1],
-        cursor=turn.cursor,
+        num_workers=num_workers,
+        seconds=fitted.seconds,
+        step0_loss=fitted.step0_loss,
+        parent_loss=fitted.parent_loss,
+        final_loss=fitted.losses[-1],
+        cursor=rows.cursor,
         reason=decided,
+        not_restored=fitted.not_restored,
     )
 
 
-def _check_known(turn: TrainingRows, now: datetime) -> None:
+def _check_known(rows: TrainingRows, now: datetime) -> None:
     """No row may be from after `now`: a model that saw the future would win every gate until it is live."""
-    for part in (turn.train, turn.replay):
+    for part in (rows.train, rows.rehearsal):
         if part is not None and len(part) and (newest := pc.max(part.column("event_time")).as_py()) > now:
             raise DataError(f"a row to train on is from {newest.isoformat()}, after now, {now.isoformat()}")

@@ -19,6 +19,7 @@ from evermodel.features import training_set
 from evermodel.records import TrainingSet
 from evermodel.training.torch import loop
 from evermodel.training.torch.distributed import ray_storage, running_ray
+from evermodel.training.torch.losses import loss_function
 from evermodel.training.torch.start import from_scratch
 from evermodel.use_case import UseCase
 
@@ -49,7 +50,7 @@ class Tuning:
 
 
 def tune_objective(
-    use_case: UseCase, objective: str, turn: TrainingRows, *, num_trials: int, seed: int, out: str
+    use_case: UseCase, objective: str, rows: TrainingRows, *, num_trials: int, seed: int, out: str
 ) -> Tuning:
     """Try `num_trials` settings of one objective. `out`: below it the run keeps its rows while it lasts.
 
@@ -61,7 +62,7 @@ def tune_objective(
     job = {
         "use_case": use_case.model_dump_json(),
         "objective": objective,
-        "rows": training_set.save(use_case, turn, storage.join(place, "rows")).to_json(),
+        "rows": training_set.save(use_case, rows, storage.join(place, "rows")).to_json(),
         "seed": seed,
     }
     space = {
@@ -98,20 +99,20 @@ def with_trial(use_case: UseCase, objective: str, trial: Trial) -> UseCase:
     return use_case.model_copy(update={"training": training, "objectives": objectives})
 
 
-def judge(use_case: UseCase, objective: str, turn: TrainingRows, *, seed: int) -> float:
+def judge(use_case: UseCase, objective: str, rows: TrainingRows, *, seed: int) -> float:
     """Train from scratch on the older rows; the mean loss on the newest share, after the last epoch."""
     patient = use_case.training.model_copy(update={"patience": use_case.training.epochs})  # holds the share out
-    start = from_scratch(use_case.model_copy(update={"training": patient}), objective, turn, seed=seed)
+    start = from_scratch(use_case.model_copy(update={"training": patient}), objective, rows, seed=seed)
     if start.validation is None:
         raise DataError(f"objective {objective!r}: no labelled row is left to judge a trial on")
-    loop.run(start.learner, start.data, start.task.losses(), epochs=start.epochs, batch_size=start.batch_size)
-    return loop.mean_loss(start.learner.module, start.validation, start.task.losses())
+    loop.run(start.learner, start.data, loss_function(start.task), epochs=start.epochs, batch_size=start.batch_size)
+    return loop.mean_loss(start.learner.module, start.validation, loss_function(start.task))
 
 
 def _try(config: dict[str, Any], *, job: dict[str, Any]) -> dict[str, float]:
     case = with_trial(UseCase.model_validate_json(job["use_case"]), job["objective"], _trial(config, 0.0))
-    turn = training_set.load(TrainingSet.from_json(job["rows"]))
-    return {"loss": judge(case, job["objective"], turn, seed=job["seed"])}
+    rows = training_set.load(TrainingSet.from_json(job["rows"]))
+    return {"loss": judge(case, job["objective"], rows, seed=job["seed"])}
 
 
 def _trial(config: dict[str, Any], loss: float) -> Trial:

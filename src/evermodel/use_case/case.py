@@ -15,7 +15,7 @@ from evermodel import plugins
 from evermodel.errors import nearest
 from evermodel.records import canonical_json, sha256
 from evermodel.use_case.data import Entity, Label, PredictionTask, Source
-from evermodel.use_case.evaluation import METRICS, BehaviourTest, Evaluation, Gate, Slice
+from evermodel.use_case.evaluation import BASELINES, BehaviourTest, Evaluation, Gate, Slice, metric_names
 from evermodel.use_case.features import (
     ColumnFeature,
     CrossFeature,
@@ -26,7 +26,7 @@ from evermodel.use_case.features import (
     feature_columns,
 )
 from evermodel.use_case.operations import BusinessFigure, Monitoring, Retraining, Serving
-from evermodel.use_case.training import Objective, Split, Training
+from evermodel.use_case.training import LOSSES, MODEL_KINDS, TREE_LOSSES, Objective, Split, Training
 from evermodel.use_case.types import Name, Section
 
 RESERVED = ("event_time", "created_time", "ingest_seq", "row_id")  # every event has these already
@@ -164,23 +164,25 @@ def _check_features(case: UseCase, sources: dict[str, Source], columns: dict[str
 def _check_objectives(case: UseCase) -> None:
     labels = [label.name for label in case.labels]
     for objective in case.objectives:
-        _need(f"objectives.{objective.name}.label", objective.label, labels)
-        if ":" in objective.model.kind:
-            plugins.load(objective.model.kind, "model")
+        where, model = f"objectives.{objective.name}", objective.model
+        _need(f"{where}.label", objective.label, labels)
+        if ":" in model.kind:
+            plugins.load(model.kind, "model")
         else:
-            _need(f"objectives.{objective.name}.model.kind", objective.model.kind, ("mlp", "linear", "two_tower"))
-        if ":" in objective.loss:
+            _need(f"{where}.model.kind", model.kind, MODEL_KINDS)
+        if model.is_trees:
+            _need(f"{where}.loss of a gbt", objective.loss, ("default", *TREE_LOSSES))
+        elif ":" in objective.loss:
             plugins.load(objective.loss, "loss")
         else:
-            losses = ("default", "bce", "focal", "mse", "huber", "mae", "cross_entropy")
-            _need(f"objectives.{objective.name}.loss", objective.loss, losses)
+            _need(f"{where}.loss", objective.loss, ("default", *(name for names in LOSSES.values() for name in names)))
 
 
 def _check_judging(case: UseCase, columns: set[str]) -> None:
-    _need("evaluation.metric", case.evaluation.metric, METRICS[case.framing])
-    _need("gate.metric", case.gate.metric, METRICS[case.framing])
+    _need("evaluation.metric", case.evaluation.metric, metric_names(case.framing))
+    _need("gate.metric", case.gate.metric, metric_names(case.framing))
     for name in case.evaluation.baselines:
-        _need("evaluation.baselines", name, ("random", "majority", "mean", "boosting", "popularity", "transition"))
+        _need("evaluation.baselines", name, BASELINES)
     if case.evaluation.heuristic and ":" in case.evaluation.heuristic:
         plugins.load(case.evaluation.heuristic, "heuristic")
     else:

@@ -8,21 +8,69 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
+from evermodel.errors import nearest
 from evermodel.records import Time, Window
 from evermodel.use_case.types import Duration, Name, Section, Share
 
+MODEL_KINDS = ("mlp", "linear", "two_tower", "gbt")
+#: Label type → the losses that fit it; the first is the default.
+LOSSES: dict[str, tuple[str, ...]] = {
+    "binary": ("bce", "focal"),
+    "number": ("mse", "huber", "mae"),
+    "category": ("cross_entropy",),
+}
+TREE_LOSSES = ("bce", "mse", "huber", "mae", "cross_entropy")
+
+
+class TreeOptions(Section):
+    """The `options` of a model of kind `gbt`: gradient-boosted trees by LightGBM."""
+
+    trees: int = Setting(200, ge=1, description="boosting rounds of a model from scratch")
+    added_trees: int = Setting(20, ge=1, description="boosting rounds that a stateful round adds to its parent's")
+    leaves: int = Setting(31, ge=2, description="of a tree, at most")
+    learning_rate: float = Setting(0.1, gt=0, le=1, description="the weight of each tree")
+    min_rows: int = Setting(20, ge=1, description="in a leaf, at least")
+    l2: float = Setting(0.0, ge=0, description="L2 penalty of a leaf's value")
+
 
 class Model(Section):
-    """A torch module: one of ours, or an import path."""
+    """A network (one of ours, or an import path that makes a torch module) or gradient-boosted trees."""
 
-    kind: str = Setting("mlp", description="mlp, linear, two_tower, or an import path")
+    kind: str = Setting("mlp", description="mlp, linear, two_tower, gbt, or an import path")
     hidden: tuple[int, ...] = (64, 32)
     activation: Literal["relu", "tanh", "silu"] = "relu"
     dropout: float = Setting(0.0, ge=0, lt=1)
     dim: int = Setting(32, ge=1, description="of the towers")
-    options: dict[str, Any] = Setting({})
+    options: dict[str, Any] = Setting(
+        {}, description="of a gbt: trees, added_trees, leaves, learning_rate, min_rows, l2"
+    )
+
+    @property
+    def is_trees(self) -> bool:
+        return self.kind == "gbt"
+
+    @property
+    def tree_options(self) -> TreeOptions:
+        """The options of a `gbt` with their defaults."""
+        return TreeOptions.model_validate(self.options)
+
+    @model_validator(mode="after")
+    def _known_to_the_kind(self) -> Self:
+        if not self.is_trees:
+            return self
+        if idle := sorted(self.model_fields_set & {"hidden", "activation", "dropout", "dim"}):
+            raise ValueError(f"{idle[0]} has no effect on a gbt; remove it, or use a network")
+        for name in self.options:
+            if name not in TreeOptions.model_fields:
+                raise ValueError(f"options.{name} is no option of a gbt; {nearest(name, TreeOptions.model_fields)}")
+        try:
+            _ = self.tree_options
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"options.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
 
 
 class Objective(Section):

@@ -12,6 +12,7 @@ from tests.support.servers import s3_server
 
 
 @pytest.mark.ray
+@pytest.mark.server
 @pytest.mark.slow
 def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evermodel.training.tuning import tune_objective
@@ -22,9 +23,9 @@ def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatc
     project = Project.open(tmp_path)
     workflow.ingest(project, NAME, data_dir=tmp_path / "data", now=FIRST.end)
     plan = workflow.plan(project, NAME, now=FIRST.end)
-    turn = training_set.load(workflow.build_training_set(project, plan))
+    training_rows = training_set.load(workflow.build_training_set(project, plan))
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with s3_server(monkeypatch) as state:
-        found = tune_objective(project.find(NAME)[1], "failed", turn, num_trials=1, seed=1, out=state)
+        found = tune_objective(project.find(NAME)[1], "failed", training_rows, num_trials=1, seed=1, out=state)
         assert len(found.trials) == 1
         assert storage.list_files(state) == []

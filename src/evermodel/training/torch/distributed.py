@@ -36,9 +36,10 @@ from evermodel.bundle import Bundle, open_bundle
 from evermodel.errors import IntegrityError, StateError
 from evermodel.failpoint import failpoint
 from evermodel.features import training_set
-from evermodel.records import BundleRef, Mode, TrainingSet, canonical_json, sha256
+from evermodel.records import BundleRef, TrainingSet, canonical_json, sha256
 from evermodel.training.torch import loop, state
 from evermodel.training.torch.loop import FitResult, Learner
+from evermodel.training.torch.losses import loss_function
 from evermodel.training.torch.start import Start, begin
 from evermodel.use_case import UseCase
 
@@ -53,10 +54,9 @@ WORKERS = "workers.json"
 def fit(
     use_case: UseCase,
     objective: str,
-    turn: TrainingRows,
+    rows: TrainingRows,
     start: Start,
     *,
-    mode: Mode,
     parent: Bundle | None,
     seed: int,
     num_workers: int,
@@ -68,17 +68,16 @@ def fit(
     spread over nodes as far as there are any: one that is lost takes few with it.
     """
     place = storage.join(out, "run")
-    rows = training_set.save(use_case, turn, storage.join(place, "rows"))
+    saved = training_set.save(use_case, rows, storage.join(place, "rows"))
     job = {
         "use_case": use_case.model_dump_json(),
         "objective": objective,
-        "rows": rows.to_json(),
-        "mode": mode,
+        "rows": saved.to_json(),
         "parent": parent.ref.to_json() if parent is not None else None,
         "seed": seed,
         "place": place,
     }
-    identity = job | {"rows": rows.model_copy(update={"data_version": ""}).to_json(), "workers": num_workers}
+    identity = job | {"rows": saved.model_copy(update={"data_version": ""}).to_json(), "workers": num_workers}
     name = f"{objective}-{sha256(canonical_json(identity).encode())[:16]}"
     with running_ray(num_workers):
         trainer = TorchTrainer(
@@ -120,7 +119,6 @@ def _work(job: dict[str, Any]) -> None:
         UseCase.model_validate_json(job["use_case"]),
         job["objective"],
         training_set.load(TrainingSet.from_json(job["rows"])),
-        mode=job["mode"],
         parent=open_bundle(BundleRef.from_json(parent)) if parent else None,
         seed=job["seed"],
     )
@@ -143,7 +141,7 @@ def _work(job: dict[str, Any]) -> None:
     outcome = loop.run(
         learner,
         start.data,
-        start.task.losses(),
+        loss_function(start.task),
         epochs=start.epochs - before.epochs,
         batch_size=start.batch_size,
         validation=start.validation,

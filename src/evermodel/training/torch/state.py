@@ -1,7 +1,7 @@
 """Save and restore a learner whole, and carry it over a move of its transforms. What can't be restored is a StateError.
 
 A learner is saved as named arrays (weights; optimizer moments; generator states) and a small tree of scalars (optimizer
-settings, schedule, epoch, step, position). `carry` re-expresses weights and moments for moved inputs, so that the model
+settings, schedule, epoch, step, position). `transfer_state` re-expresses weights and moments for moved inputs, so that the model
 remains the same function. With z = (x − m)/s and z' = (x − m')/s':
 
     W' = W s'/s        b' = b + Σ W (m' − m)/s
@@ -61,7 +61,7 @@ def restore(module: nn.Module, weights: Arrays, arrays: Arrays, scalars: Mapping
     """A learner as it was saved, in `module`. StateError where a tensor is missing, is one too many, or has another shape."""
     load_weights(module, weights)
     try:
-        settings, schedule = scalars["optimizer"], Schedule(**scalars["schedule"])
+        settings, schedule = scalars["optimizer"], _schedule(scalars["schedule"])
         learner = Learner(
             module,
             Optimizer(settings["kind"], settings["weight_decay"]),
@@ -78,6 +78,12 @@ def restore(module: nn.Module, weights: Arrays, arrays: Arrays, scalars: Mapping
     tensors = {name.removeprefix(prefix): _tensor(value) for name, value in arrays.items() if name.startswith(prefix)}
     _restore_optimizer(learner, tensors, settings["parameters"])
     return learner
+
+
+def _schedule(tree: Mapping[str, Any]) -> Schedule:
+    """The schedule as it was saved; version 0.1 called `total_steps` `horizon`."""
+    names = {"horizon": "total_steps"}
+    return Schedule(**{names.get(name, name): value for name, value in tree.items()})
 
 
 def load_weights(module: nn.Module, weights: Arrays) -> None:
@@ -98,7 +104,7 @@ def check_settings(learner: Learner, training: Training) -> None:
         raise StateError(f"the parent was trained by {saved}, its moments are of no use to {training.optimizer}")
 
 
-def carry(learner: Learner, grown: nn.Module, move: TransformUpdate) -> Learner:
+def transfer_state(learner: Learner, grown: nn.Module, move: TransformUpdate) -> Learner:
     """The learner in `grown` (built for the moved inputs), the same function, with moments re-expressed.
 
     New dense columns start with weight 0, new values as copies of the unknown one's row; both with moments 0, and both

@@ -10,11 +10,12 @@ import torch
 
 from evermodel.errors import StateError
 from evermodel.features.transforms import Transforms, fit
+from evermodel.training.task import Task, resolve
 from evermodel.training.torch import loop, state
 from evermodel.training.torch.loop import Learner, Schedule, make_learner, mean_loss, run
+from evermodel.training.torch.losses import loss_function
+from evermodel.training.torch.model import encode
 from evermodel.training.torch.modules import build
-from evermodel.training.torch.objectives import Task, resolve
-from evermodel.training.torch.scorer import encode
 from evermodel.use_case import UseCase
 
 Make = Callable[..., Any]
@@ -30,7 +31,7 @@ def begin(case: UseCase, objective: str, rows: Any, *, optimizer: str = "adamw")
 
 
 def take(learner: Learner, data: loop.EncodedRows, task: Task, steps: int) -> None:
-    run(learner, data, task.losses(), epochs=100, batch_size=32, steps=steps)
+    run(learner, data, loss_function(task), epochs=100, batch_size=32, steps=steps)
 
 
 def weights(learner: Learner) -> dict[str, np.ndarray[Any, Any]]:
@@ -102,10 +103,10 @@ def test_a_moved_model_is_the_same_function(shop: UseCase, rows: Make, objective
     moved, move = transforms.move(new)
     assert {column.name for column in move.columns} >= {"amount", "late"} and move.changes_shape
     grown = build(shop.objective(objective).model, moved.spec, task.outputs, seed=4)
-    carried = state.carry(learner, grown, move)
+    carried = state.transfer_state(learner, grown, move)
     for table in (old, new):
         before, after = (
-            mean_loss(one.module, encode(fitted, task, table), task.losses())
+            mean_loss(one.module, encode(fitted, task, table), loss_function(task))
             for one, fitted in ((learner, transforms), (carried, moved))
         )
         assert after == pytest.approx(before, rel=1e-5, abs=1e-6)
@@ -113,7 +114,7 @@ def test_a_moved_model_is_the_same_function(shop: UseCase, rows: Make, objective
 
 def gradients(learner: Learner, data: loop.EncodedRows, task: Task) -> dict[str, torch.Tensor]:
     learner.module.zero_grad()
-    task.losses()(learner.module(data.dense, data.ids), data.targets, data.weights).backward()
+    loss_function(task)(learner.module(data.dense, data.ids), data.targets, data.weights).backward()
     return {name: value.grad.clone() for name, value in learner.module.named_parameters() if value.grad is not None}
 
 
@@ -128,7 +129,7 @@ def test_the_first_moment_is_carried_as_the_gradient_changes(
     for name, gradient in gradients(learner, encode(transforms, task, new), task).items():
         learner.optimizer.moments[name][moment].copy_(gradient)
     moved, move = transforms.move(new)
-    carried = state.carry(learner, build(shop.objective("bought").model, moved.spec, 1, seed=4), move)
+    carried = state.transfer_state(learner, build(shop.objective("bought").model, moved.spec, 1, seed=4), move)
     found = gradients(carried, encode(moved, task, new), task)
     moments, _ = state.save(carried)
     layer = next(name for name in found if found[name].shape[-1:] == (len(moved.spec.dense) + 7,))
@@ -145,7 +146,9 @@ def test_the_second_moment_is_carried_by_the_squares(shop: UseCase, rows: Make) 
     take(learner, encode(transforms, task, old), task, 20)
     moved, move = transforms.move(new)
     before, _ = state.save(learner)
-    after, _ = state.save(state.carry(learner, build(shop.objective("spent").model, moved.spec, 1, seed=4), move))
+    after, _ = state.save(
+        state.transfer_state(learner, build(shop.objective("spent").model, moved.spec, 1, seed=4), move)
+    )
     column = next(one for one in move.columns if one.name == "amount")
     of_weight = before["optimizer.dense.weight.exp_avg_sq"][:, column.index]
     of_bias = before["optimizer.dense.bias.exp_avg_sq"]
@@ -159,7 +162,7 @@ def test_a_constant_column_becomes_learnable(shop: UseCase, rows: Make) -> None:
     learner, task, transforms = begin(shop, "bought", old)
     take(learner, encode(transforms, task, old), task, 20)
     moved, move = transforms.move(new)
-    carried = state.carry(learner, build(shop.objective("bought").model, moved.spec, 1, seed=4), move)
+    carried = state.transfer_state(learner, build(shop.objective("bought").model, moved.spec, 1, seed=4), move)
     data = encode(moved, task, new)
     late = moved.spec.dense.index("late")
     layer = carried.module.input_layers()[0]  # type: ignore[operator]
@@ -170,7 +173,7 @@ def test_a_constant_column_becomes_learnable(shop: UseCase, rows: Make) -> None:
     take(carried, data, task, 200)
     flat = loop.EncodedRows(data.dense.clone(), data.ids, data.targets, data.weights)
     flat.dense[:, late] = 0
-    with_it, without = (mean_loss(carried.module, part, task.losses()) for part in (data, flat))
+    with_it, without = (mean_loss(carried.module, part, loss_function(task)) for part in (data, flat))
     assert with_it < without - 0.1  # late is most of what decides in the drifted rows
 
 

@@ -1,41 +1,30 @@
-"""From a label's type to targets, loss and score. A `Task` is one objective with everything resolved, as a bundle keeps it.
+"""One objective with everything resolved, as a bundle keeps it: label, loss, classes, weights. No learning library here.
 
 | label | default loss | score |
 |---|---|---|
-| binary | bce, with logits | sigmoid: a probability |
-| number | mse of label / label_scale | output × label_scale, in the label's unit |
-| category | cross_entropy | softmax over `classes` |
+| binary | bce, with logits | a probability |
+| number | mse of label / label_scale | the predicted value, in the label's unit |
+| category | cross_entropy | a distribution over `classes` |
 
-Also huber (δ = 1 in scaled units), mae, and focal (γ = 2; Lin et al. 2017) of a binary label. Losses are means over
-rows of weight × loss: balanced weights have mean 1 on the rows that they were resolved on, and stay as they are in
-later turns, so that losses of parent and child can be compared.
+Also huber (δ = 1 in scaled units), mae, and focal (γ = 2; Lin et al. 2017) for a binary label. Losses are means over rows
+of weight × loss. Balanced weights have mean 1 on the rows that they were resolved on, and stay the same in later rounds,
+so that the losses of parent and child can be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from evermodel import plugins
 from evermodel.errors import DataError, InputError, nearest
-from evermodel.use_case import UseCase
+from evermodel.use_case import LOSSES, UseCase
 
 LabelType = Literal["binary", "number", "category"]
-LOSSES: dict[LabelType, tuple[str, ...]] = {
-    "binary": ("bce", "focal"),
-    "number": ("mse", "huber", "mae"),
-    "category": ("cross_entropy",),
-}
-FOCUS = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,33 +79,6 @@ class Task:
         else:
             weights = np.ones(len(numbers), dtype=np.float32)
         return LabelTargets(known, (numbers / self.label_scale).astype(np.float32), weights)
-
-    def losses(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """(outputs[n, k], targets[n], weights[n]) → scalar, the mean over rows of weight × loss."""
-        if ":" in self.loss:
-            return plugins.load(self.loss, "loss")
-        if self.loss == "bce":  # the same, in one operation
-            return lambda outputs, targets, weights: functional.binary_cross_entropy_with_logits(
-                outputs.squeeze(1), targets, weight=weights
-            )
-        elementwise = _ELEMENTWISE[self.loss]
-
-        def mean_loss(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-            return (elementwise(outputs if self.type == "category" else outputs.squeeze(1), targets) * weights).mean()
-
-        return mean_loss
-
-    def score(self, outputs: Tensor) -> NDArray[np.float64]:
-        """Outputs [n, k] → float64[n] (probability, or the label's unit), or float64[n, classes] of a category."""
-        wide = outputs.double()
-        if self.type == "category":
-            linked = torch.softmax(wide, dim=1)
-        elif self.type == "binary":
-            linked = torch.sigmoid(wide[:, 0])
-        else:
-            linked = wide[:, 0] * self.label_scale
-        found: NDArray[np.float64] = linked.numpy()
-        return found
 
 
 def resolve(use_case: UseCase, objective: str, rows: pa.Table) -> Task:
@@ -199,17 +161,3 @@ def _class_weights(declared: float | str | None, counts: list[int]) -> tuple[flo
     if isinstance(declared, float | int) and len(counts) == 2:
         return (1.0, float(declared))
     return (1.0,) * len(counts)
-
-
-def _focal(outputs: Tensor, targets: Tensor) -> Tensor:
-    surprise = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-    return (1 - torch.exp(-surprise)) ** FOCUS * surprise
-
-
-_ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "focal": _focal,
-    "mse": lambda outputs, targets: functional.mse_loss(outputs, targets, reduction="none"),
-    "mae": lambda outputs, targets: functional.l1_loss(outputs, targets, reduction="none"),
-    "huber": lambda outputs, targets: functional.huber_loss(outputs, targets, reduction="none"),
-    "cross_entropy": lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="none"),
-}

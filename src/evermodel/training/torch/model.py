@@ -1,7 +1,9 @@
-"""What a bundle's `model.json` names as its scorer: transforms, module and task, put together to answer rows.
+"""A network that answers rows: transforms, module and task, put together from a bundle.
 
-The forward pass always runs on blocks of one size (the last one padded), so that a row's score doesn't depend on how
-many others are asked about with it. A GPU takes larger ones; its scores are a processor's but for rounding.
+The forward pass always runs on blocks of one size (the last one padded with zeros). The same rows in the same order get
+the same bits on one machine. A row that is scored with other rows, on another machine or on a GPU gets the same score to
+rounding: within 1e-6, relative if the score is above 1 (a matrix product may add up in another order at another place
+of the block, on some processors).
 """
 
 from __future__ import annotations
@@ -17,20 +19,21 @@ from torch import Tensor, nn
 
 from evermodel.errors import StateError
 from evermodel.features.transforms import Inputs, Transforms
+from evermodel.scores import ScoreKind, Scores
+from evermodel.training.task import Task
 from evermodel.training.torch import state
 from evermodel.training.torch.loop import EncodedRows, mean_loss
+from evermodel.training.torch.losses import loss_function, to_scores
 from evermodel.training.torch.modules import build
-from evermodel.training.torch.objectives import Task
 from evermodel.use_case import Model
 
-PATH = "evermodel.training.torch.scorer:Scorer"
-BLOCK = {"cpu": 64, "cuda": 4096}
+BLOCK = {"cpu": 64, "cuda": 4096}  # rows of one forward pass
 
 
-class Scorer:
+class NetworkModel:
     """Rows → scores, by the tree of `model.json` and the arrays of `weights.safetensors`."""
 
-    def __init__(self, tree: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, tree: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
         self.transforms = Transforms.from_dict(tree["transforms"])
         self.task = Task.from_dict(dict(tree["task"]))
         self.module = build(Model(**tree["model"]), self.transforms.spec, self.task.outputs, seed=0)
@@ -38,8 +41,16 @@ class Scorer:
         self.module.eval()
         self._device = torch.device("cpu")
 
+    @property
+    def kind(self) -> ScoreKind:
+        return self.task.type
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.task.classes
+
     def to(self, device: str) -> None:
-        """Answer on `cpu` or `cuda` from now on. StateError where there is no such device."""
+        """Answer on `cpu` or `cuda` from now on. StateError if there is no such device."""
         if device not in BLOCK:
             raise StateError(f"the model can't be put on {device!r}; valid: {', '.join(BLOCK)}")
         try:
@@ -48,25 +59,15 @@ class Scorer:
             raise StateError(f"the model can't be put on {device!r}: {error}") from None
         self._device = torch.device(device)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
-
-    def score(self, rows: pa.Table) -> NDArray[np.float64]:
-        """float64[n], or float64[n, classes] of a category label; the same for a row in any company."""
-        return self.answer(self.encode(rows))
-
     def encode(self, rows: pa.Table) -> Inputs:
-        """The model's inputs: the same of every scorer with these transforms."""
         return self.transforms.apply(rows)
 
-    def answer(self, encoded: Inputs) -> NDArray[np.float64]:
-        """The scores of encoded rows."""
-        return self.task.score(outputs_of(self.module, encoded, self.task.outputs, self._device))
+    def score(self, encoded: Inputs) -> Scores:
+        return to_scores(self.task, outputs_of(self.module, encoded, self.task.outputs, self._device))
 
     def loss(self, rows: pa.Table) -> float:
-        """Mean loss in eval mode on the labelled rows. StateError where there are none."""
-        return mean_loss(self.module, encode(self.transforms, self.task, rows), self.task.losses())
+        """Mean loss in eval mode on the labelled rows. StateError if there are none."""
+        return mean_loss(self.module, encode(self.transforms, self.task, rows), loss_function(self.task))
 
 
 def encode(transforms: Transforms, task: Task, rows: pa.Table) -> EncodedRows:

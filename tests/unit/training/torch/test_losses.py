@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from evermodel.training.torch.objectives import Task, resolve, with_classes
+from evermodel.training.task import Task, resolve, with_classes
+from evermodel.training.torch.losses import loss_function, to_scores
 from evermodel.use_case import UseCase
 
 Make = Callable[..., Any]
@@ -17,7 +18,7 @@ Make = Callable[..., Any]
 
 def loss(name: str, kind: Any, outputs: list[float], targets: list[float], weights: list[float]) -> float:
     task = Task("y", kind, name, 1.0, None)
-    found = task.losses()(torch.tensor(outputs)[:, None], torch.tensor(targets), torch.tensor(weights))
+    found = loss_function(task)(torch.tensor(outputs)[:, None], torch.tensor(targets), torch.tensor(weights))
     return float(found)
 
 
@@ -49,11 +50,13 @@ def test_balanced_weights_have_mean_one_and_make_classes_equal(shop: UseCase, ro
 def test_scores_are_probabilities_units_and_distributions(shop: UseCase, rows: Make) -> None:
     table = rows(0, 60)
     bought, spent, following = (resolve(shop, name, table) for name in ("bought", "spent", "next"))
-    assert bought.score(torch.tensor([[0.0], [2.0]])).tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2))])
-    assert spent.score(torch.tensor([[0.7]])).tolist() == pytest.approx([7.0])
+    assert to_scores(bought, torch.tensor([[0.0], [2.0]])).values.tolist() == pytest.approx(
+        [0.5, 1 / (1 + math.exp(-2))]
+    )
+    assert to_scores(spent, torch.tensor([[0.7]])).values.tolist() == pytest.approx([7.0])
     assert spent.targets(table).values[0] == pytest.approx(table["label:spent"][0].as_py() / 10)
     assert following.classes == tuple(sorted(set(table["label:next"].to_pylist())))
-    shares = following.score(torch.zeros((2, len(following.classes))))
+    shares = to_scores(following, torch.zeros((2, len(following.classes)))).values
     assert shares.shape == (2, len(following.classes)) and shares.sum(axis=1) == pytest.approx([1.0, 1.0])
     assert Task.from_dict(following.to_dict()) == following
 

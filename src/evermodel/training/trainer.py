@@ -1,0 +1,69 @@
+"""How an objective learns: the `Trainer` protocol, and which one the use case's `model.kind` asks for.
+
+`training.torch` has networks, `training.trees` has gradient-boosted trees. A trainer knows nothing of bundles on disk, runs
+or the gate: it turns rows and perhaps a parent into what a bundle holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evermodel.bundle import Bundle
+from evermodel.use_case import UseCase
+
+if TYPE_CHECKING:
+    from evermodel.features.training_set import TrainingRows
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model as a bundle holds it, and what the training manifest says of its making.
+
+    `losses`: the mean training loss after each epoch (trees: each boosting round). `seconds`: of optimisation alone.
+    `not_restored`: what of the parent's state the kind of model can't restore.
+    """
+
+    model: Mapping[str, Any]  # model.json
+    weights: Arrays
+    state: Mapping[str, Any]
+    moments: Arrays
+    features: tuple[str, ...]
+    row_ids: NDArray[np.int64]
+    rehearsal_rows: int
+    epochs: int
+    rows_trained: int
+    seconds: float
+    losses: tuple[float, ...]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    step0_loss: float | None = None
+    parent_loss: float | None = None
+    not_restored: tuple[str, ...] = ()
+
+
+class Trainer(Protocol):
+    """One objective's way to learn."""
+
+    def fit(self, rows: TrainingRows, parent: Bundle | None) -> Fitted:
+        """Train on `rows.train` and `rows.rehearsal`: from `parent`'s state, or from scratch if there is none.
+
+        StateError if the parent can't be restored whole, DataError if there is nothing to learn from.
+        """
+        ...
+
+
+def trainer_of(use_case: UseCase, objective: str, *, seed: int, num_workers: int, out: str) -> Trainer:
+    """The trainer of the objective's `model.kind`. `num_workers` 0: in this process. `out`: where workers meet."""
+    if use_case.objective(objective).model.is_trees:
+        from evermodel.training.trees.trainer import TreeTrainer
+
+        return TreeTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)
+    from evermodel.training.torch.trainer import NetworkTrainer
+
+    return NetworkTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)

@@ -1,0 +1,1 @@
+"""Gradient-boosted trees: the LightGBM implementation of the trainer."""
