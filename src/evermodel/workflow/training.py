@@ -29,8 +29,8 @@ def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
 def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) -> EvaluationReport:
     """Judge the challenger against the champion on the gate's rows, and leave report, card and reference beside it."""
     from evermodel.evaluation.evaluate import evaluate as judge
-    from evermodel.reports.card import model_card
-    from evermodel.reports.evaluation import html, markdown
+    from evermodel.reports.card import render_card
+    from evermodel.reports.evaluation import render_html, render_markdown
     from evermodel.retraining.rounds import leave, reference_of
 
     _, case = project.find(plan.use_case_uri)
@@ -41,7 +41,7 @@ def evaluate(project: Project, plan: Plan, rows: TrainingSet, release: Release) 
     leave(release, report, reference_of(case, challenger, turn, report))
     project.ledger().record_release(release, now=plan.now, verdict=report.verdict)
     manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
-    storage.write_text(storage.join(release.home, "report.html"), html(report))
-    storage.write_text(storage.join(release.home, "report.md"), markdown(report))
-    storage.write_text(storage.join(release.home, "card.md"), model_card(case, release, manifests, report))
+    storage.write_text(storage.join(release.home, "report.html"), render_html(report))
+    storage.write_text(storage.join(release.home, "report.md"), render_markdown(report))
+    storage.write_text(storage.join(release.home, "card.md"), render_card(case, release, manifests, report))
     return report
