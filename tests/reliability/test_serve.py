@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 import schemathesis
 import yaml
+from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
@@ -35,7 +36,6 @@ from evermodel.features.packed_store import PackedStore
 from evermodel.features.training_set import TrainingRows
 from evermodel.ledger import Ledger
 from evermodel.records import Release, Window
-from evermodel.serving.answers import ClassSelection, Prediction, PredictionRequest
 from evermodel.serving.api import create_api
 from evermodel.serving.batch import predict_batch, read_batch
 from evermodel.serving.model_manager import LiveConfig
@@ -45,41 +45,38 @@ from evermodel.serving.service import PredictionService
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, parse
 from tests.support import ROOT
+from tests.support.use_cases import use_case_text
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
-SHOP = """
-name: shop
-framing: ranking
-entities: [{name: user, key: user_id}, {name: item, key: item_id}]
-sources:
-  - name: views
-    reader: parquet
-    event_time: {field: at}
-    fields:
-      - {name: request, type: string}
-      - {name: user_id, type: string}
-      - {name: item_id, type: string}
-      - {name: position, type: int, min: 1, max: 9}
-      - {name: price, type: float, min: 0, max: 100}
-      - {name: stars, type: float, min: 0, max: 5, nullable: true}
-      - {name: device, type: string, values: [web, app]}
-      - {name: bought, type: bool}
-predict: {source: views, group: request, item: item_id}
-labels: [{name: bought, kind: column, positive: true, delay: 1h}]
-features:
-  - {name: position, kind: column, serve_as: 1}
-  - {name: price, kind: column}
-  - {name: stars, kind: column}
-  - {name: device, kind: column, encode: embed}
-  - {name: hour, kind: calendar, part: hour}
-  - {name: item_views, kind: window, source: views, entity: item, aggregate: count, spans: [1d]}
-objectives: [{name: buy, label: bought, model: {kind: linear}}]
-training: {epochs: 1}
-evaluation: {metric: ndcg}
-monitoring: {window: 1d}
-serving: {deadline: 2s, feature_timeout: 500ms, fallback: 0.125}
-"""
+SHOP = use_case_text(
+    framing="ranking",
+    entities={"user": "user_id", "item": "item_id"},
+    source={"name": "views", "reader": "parquet"},
+    fields={
+        "request": "string",
+        "user_id": "string",
+        "item_id": "string",
+        "position": {"type": "int", "min": 1, "max": 9},
+        "price": {"min": 0, "max": 100},
+        "stars": {"min": 0, "max": 5, "nullable": True},
+        "device": {"type": "string", "values": ["web", "app"]},
+        "bought": "bool",
+    },
+    predict={"group": "request", "item": "item_id"},
+    labels={"bought": {"positive": True}},
+    features={
+        "position": {"serve_as": 1},
+        "price": {},
+        "stars": {},
+        "device": {"encode": "embed"},
+        "hour": {"kind": "calendar", "part": "hour"},
+        "item_views": {"kind": "window", "source": "views", "entity": "item", "aggregate": "count", "spans": ["1d"]},
+    },
+    objectives={"buy": {"label": "bought", "model": {"kind": "linear"}}},
+    training={"epochs": 1},
+    serving={"deadline": "2s", "feature_timeout": "500ms", "fallback": 0.125},
+)
 
 
 @pytest.fixture(scope="module")

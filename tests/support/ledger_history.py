@@ -1,7 +1,7 @@
-"""A project whose ledger tells a story, for whoever shows or changes it: two weeks of `restaurants`, with real bundles.
+"""A project with two weeks of history of `restaurants` in its ledger, and real bundles.
 
-A first champion; concept drift that a retrain answers; a day of broken data that it doesn't; a covariate shift, a
-retrain that a person takes back; a challenger that the gate holds, on disk as a run leaves it.
+The history: a first champion; concept drift, answered by a retrain; a day of broken data, answered by none; a covariate
+shift, answered by a retrain that a person rolls back; a challenger that the gate holds, with all files of its run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from evermodel import storage
 from evermodel.ledger import Ledger
 from evermodel.records import (
     Alert,
@@ -28,6 +27,7 @@ from evermodel.records import (
     Window,
 )
 from evermodel.registry import promotion
+from evermodel.run_folder import RunFolder
 from evermodel.workflow import Project
 from tests.support import ROOT
 from tests.support.bundles import small_bundle
@@ -38,7 +38,7 @@ DAY = timedelta(days=1)
 NOW = START + 20 * DAY + timedelta(hours=9, minutes=30)
 FIRST = Window(start=START, end=START + 7 * DAY)
 HELD_RUN = "7c1d5e02a9b34f68"
-#: Of each day from the first champion on: which release answered, its ndcg, and what it was diagnosed as.
+#: For each day after the first promotion: the release that served, its ndcg, and the diagnosis.
 DAYS: tuple[tuple[str, float, Diagnosis | None], ...] = (
     ("a", 0.7684, None),
     ("a", 0.7531, None),
@@ -53,34 +53,42 @@ DAYS: tuple[tuple[str, float, Diagnosis | None], ...] = (
     ("b", 0.7012, None),
     ("b", 0.7291, None),
 )
+#: ndcg on its gate's rows: of each release, and of the champion that it replaced.
 GATE = {"a": 0.7577, "b": 0.7341, "c": 0.7686}
+CHAMPION_AT_GATE = {"b": 0.5963, "c": 0.6828}
 
 
 def day(n: int) -> Window:
     return Window(start=FIRST.end + n * DAY, end=FIRST.end + (n + 1) * DAY)
 
 
-def release_of(project: Project, key: str, *, cursor: datetime, parent: str | None) -> Release:
-    """A release with real, small bundles in its run's folder."""
-    home = project.profile.place(NAME, "turns", key)
-    parts = tuple(
-        small_bundle(home, key, use_case=NAME, objective=objective, mode="stateful", windows=(FIRST,), cursor=cursor)
+def run_folder(project: Project, key: str) -> RunFolder:
+    return RunFolder(project.profile.place(NAME, "turns", key))
+
+
+def write_release(project: Project, key: str, *, cursor: datetime, parent: str | None) -> Release:
+    """A release with small real bundles in its run's folder."""
+    folder = run_folder(project, key)
+    bundles = tuple(
+        small_bundle(
+            folder.uri, key, use_case=NAME, objective=objective, mode="stateful", windows=(FIRST,), cursor=cursor
+        )
         for objective in ("order", "revenue")
     )
     release = Release(
         use_case=NAME,
-        bundles=parts,
+        bundles=bundles,
         weights={"order": 1.0, "revenue": 0.1},
         cursor=cursor,
         created=cursor,
-        home=home,
+        home=folder.uri,
         parent=parent,
     )
-    storage.write_text(storage.join(home, "release.json"), release.to_json())
+    folder.write_release(release)
     return release
 
 
-def passed(metric: float, before: float | None) -> Verdict:
+def promote_verdict(metric: float, before: float | None) -> Verdict:
     if before is None:
         return Verdict(word="promote", reasons=(f"no champion yet; ndcg is {metric:.4f}",))
     point = metric - before
@@ -97,49 +105,45 @@ def make_project(folder: Path) -> Project:
     return Project.open(folder)
 
 
-def live(folder: Path) -> Project:
-    """The project with its story told."""
+def project_with_history(folder: Path) -> Project:
+    """The project with the whole history in its ledger."""
     project = make_project(folder)
     ledger = project.ledger()
-    run(project, ledger, "first", 0, "the first champion", passed(GATE["a"], None))
+    record_promoted_run(project, ledger, "first", 0, "the first champion", promote_verdict(GATE["a"], None))
     releases = {"a": ledger.champion(NAME)}
-    for n, (who, value, diagnosis) in enumerate(DAYS):
-        if who == "b" and "b" not in releases:
+    for n, (name, value, diagnosis) in enumerate(DAYS):
+        if name not in releases:
             decision = ledger.decisions(NAME)[-1]
-            run(project, ledger, decision.retrain_key, n, decision.reason, passed(GATE["b"], 0.5963), decision)
-            releases["b"] = ledger.champion(NAME)
-        if who == "c":
-            decision = ledger.decisions(NAME)[-1]
-            run(project, ledger, decision.retrain_key, n, decision.reason, passed(GATE["c"], 0.6828), decision)
-            releases["c"] = ledger.champion(NAME)
-        watch(ledger, n, releases[who], value, diagnosis)  # type: ignore[arg-type]
-        if who == "c":
+            verdict = promote_verdict(GATE[name], CHAMPION_AT_GATE[name])
+            record_promoted_run(project, ledger, decision.retrain_key, n, decision.reason, verdict, decision)
+            releases[name] = ledger.champion(NAME)
+        record_day(ledger, n, releases[name], value, diagnosis)  # type: ignore[arg-type]
+        if name == "c":
             reason = "orders from the harbour fell by a third since this morning"
             promotion.rollback(ledger, NAME, now=day(n).end - timedelta(hours=4), actor="anna", reason=reason)
-    hold(project, ledger)
+    record_held_run(project, ledger)
     return project
 
 
-def watch(ledger: Ledger, n: int, champion: Release, value: float, diagnosis: Diagnosis | None) -> None:
-    """One monitored day, and what was decided after it."""
+def record_day(ledger: Ledger, n: int, champion: Release, value: float, diagnosis: Diagnosis | None) -> None:
+    """Records one monitored day, its alerts and the decision after it."""
     window, end = day(n), day(n).end
     kinds = {"broken_data": ("data_quality", "feature_drift"), "concept_shift": ("performance",)}
     alerts = tuple(
         Alert(use_case=NAME, kind=kind, window=window, champion=champion.id, diagnosis=diagnosis)  # type: ignore[arg-type]
         for kind in (kinds.get(diagnosis, ("feature_drift", "prediction_drift")) if diagnosis else ())
     )
-    newest = n == len(DAYS) - 1
-    who = DAYS[n][0]
+    is_newest = n == len(DAYS) - 1
     report = MonitoringReport(
         use_case=NAME,
         window=window,
         champion=champion.id,
         rows=2264,
-        matured_rows=640 if newest else 2136,
+        matured_rows=640 if is_newest else 2136,
         metric="ndcg",
-        performance=None if newest else value,
-        estimate=value if newest else None,
-        reference=GATE[who],
+        performance=None if is_newest else value,
+        estimate=value if is_newest else None,
+        reference=GATE[DAYS[n][0]],
         alerts=alerts,
     )
     ledger.record_window(report, now=end)
@@ -167,7 +171,7 @@ def watch(ledger: Ledger, n: int, champion: Release, value: float, diagnosis: Di
     )
 
 
-def run(
+def record_promoted_run(
     project: Project,
     ledger: Ledger,
     key: str,
@@ -176,7 +180,7 @@ def run(
     verdict: Verdict,
     decision: Decision | None = None,
 ) -> Promotion:
-    """A run that ends in a promotion, eleven minutes after day n began."""
+    """Records a run that starts with day n and ends in a promotion eleven minutes later."""
     start = day(n).start
     champion = ledger.champion(NAME)
     assert ledger.claim_lease(key, owner="pipeline", now=start, seconds=3600)
@@ -184,7 +188,7 @@ def run(
         key, use_case=NAME, decision_id=decision.id if decision else None, owner="pipeline", now=start
     )
     before = champion.id if champion else None
-    release = release_of(project, key, cursor=start - timedelta(hours=6), parent=before)
+    release = write_release(project, key, cursor=start - timedelta(hours=6), parent=before)
     ended = start + timedelta(minutes=11, seconds=40)
     row = promotion.promote(
         ledger, release, verdict=verdict, expected=before, now=ended, actor="pipeline", reason=reason
@@ -193,14 +197,14 @@ def run(
     return row
 
 
-def hold(project: Project, ledger: Ledger) -> None:
-    """A judged challenger that the gate holds, with all that a run leaves on disk."""
+def record_held_run(project: Project, ledger: Ledger) -> None:
+    """Records a run whose challenger the gate holds, and writes all files of the run."""
     at, champion = day(len(DAYS)).start, ledger.champion(NAME)
     assert champion is not None
-    key, home = HELD_RUN, project.profile.place(NAME, "turns", HELD_RUN)
+    key, folder = HELD_RUN, run_folder(project, HELD_RUN)
     ledger.claim_lease(key, owner="pipeline", now=at, seconds=3600)
     ledger.start_run(key, use_case=NAME, decision_id=None, owner="pipeline", now=at)
-    release = release_of(project, key, cursor=at, parent=champion.id)
+    release = write_release(project, key, cursor=at, parent=champion.id)
     reason = "ndcg 0.7310 against the champion's 0.7291: difference +0.0019, its lower bound −0.0412 is below −0.03"
     verdict = Verdict(word="hold", difference=Interval(point=0.0019, low=-0.0412, high=0.0450), reasons=(reason,))
     uri, case = project.find(NAME)
@@ -248,8 +252,9 @@ def hold(project: Project, ledger: Ledger) -> None:
         milliseconds_per_row=0.1,
         verdict=verdict,
     )
-    for name, artifact in (("plan", plan), ("training_set", rows), ("report", report)):
-        storage.write_text(storage.join(home, f"{name}.json"), artifact.to_json())
+    folder.write_plan(plan)
+    folder.write_training_set(rows)
+    folder.write_report(report)
     ledger.record_release(release, now=at, verdict=verdict)
     ended = at + timedelta(minutes=9, seconds=5)
     ledger.finish_run(key, state="held", result={"release": release.id, "verdict": "hold"}, now=ended)

@@ -1,4 +1,4 @@
-"""A use case with a window feature of each kind, and its events: what the tests of the online stores read and write."""
+"""A use case with each kind of window feature, and its events, for the tests of the online stores."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,40 +6,31 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from evermodel import use_case
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest_table
+from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CASE = use_case.parse(
-    """
-name: shop
-framing: binary
-entities: [{name: user, key: user}]
-sources:
-  - name: visits
-    reader: csv
-    event_time: {field: at}
-    fields:
-      - {name: user, type: string}
-      - {name: at, type: timestamp}
-      - {name: paid, min: 0, nullable: true, resolution: 0.01}
-      - {name: page, type: string}
-      - {name: bought, type: int}
-predict: {source: visits}
-labels: [{name: bought, kind: column, delay: 1h}]
-features:
-  - {name: paid, kind: column}
-  - {name: visits, kind: window, source: visits, entity: user, aggregate: count, spans: [1d, 3d]}
-  - {name: spent, kind: window, source: visits, entity: user, aggregate: sum, field: paid, spans: [3d]}
-  - {name: mean, kind: window, source: visits, entity: user, aggregate: mean, field: paid, spans: [3d]}
-  - {name: page, kind: window, source: visits, entity: user, aggregate: last, field: page, spans: [3d], encode: embed}
-  - {name: before, kind: lag, source: visits, entity: user, field: page, steps: 2, encode: embed}
-objectives: [{name: buy, label: bought}]
-evaluation: {metric: auc}
-monitoring: {window: 1d}
-serving: {ttl: 2d}
-"""
+VISITS = {"kind": "window", "source": "visits", "entity": "user"}
+CASE = make_use_case(
+    fields={
+        "user": "string",
+        "at": "timestamp",
+        "paid": {"min": 0, "nullable": True, "resolution": 0.01},
+        "page": "string",
+        "bought": "int",
+    },
+    labels={"bought": {}},
+    features={
+        "paid": {},
+        "visits": {**VISITS, "aggregate": "count", "spans": ["1d", "3d"]},
+        "spent": {**VISITS, "aggregate": "sum", "field": "paid", "spans": ["3d"]},
+        "mean": {**VISITS, "aggregate": "mean", "field": "paid", "spans": ["3d"]},
+        "page": {**VISITS, "aggregate": "last", "field": "page", "spans": ["3d"], "encode": "embed"},
+        "before": {**VISITS, "kind": "lag", "field": "page", "steps": 2, "encode": "embed"},
+    },
+    objectives={"buy": "bought"},
+    serving={"ttl": "2d"},
 )
 
 
@@ -59,7 +50,7 @@ def shop_log(root: Path) -> EventLog:
             "bought": rng.integers(0, 2, n),
         }
     )
-    found = EventLog(str(root))
-    report = ingest_table(CASE, "visits", raw, found, batch_id="first", now=START)
+    log = EventLog(str(root))
+    report = ingest_table(CASE, "visits", raw, log, batch_id="first", now=START)
     assert report.applied == n
-    return found
+    return log

@@ -1,8 +1,8 @@
-"""Which worker of pytest-xdist gets which tests: files stay whole, and one worker at a time has a Ray.
+"""Which worker of pytest-xdist gets which tests: files stay whole, and only one worker at a time has a Ray.
 
-Two Rays that start at the same instant may choose the same ports. So the files that start one (their tests have the
-mark `ray`) are one unit of work; no worker waits for another. A group of xdist's own (`--dist loadgroup`) would do the
-same, but by a suffix on every test's id, which is then no id to run the test by.
+Two Rays that start at the same time may choose the same ports. So all files with tests of the mark `ray` are one unit
+of work; no worker waits for another. `--dist loadgroup` does the same, but adds a suffix to every test's id, so that
+the id no longer selects the test.
 """
 
 from functools import cache
@@ -23,11 +23,11 @@ def unit(nodeid: str, root: Path) -> str:
 
 @cache
 def starts_ray(file: Path) -> bool:
-    """By its text: whoever hands out the tests hasn't imported them."""
+    """Reads the file's text: the process that distributes the tests has not imported them."""
     return "pytest.mark.ray" in file.read_text()
 
 
-class OneRay(LoadFileScheduling):
+class RayScheduling(LoadFileScheduling):
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
         super().__init__(config, log)
         self._root = config.rootpath

@@ -1,7 +1,8 @@
 """Real servers for tests, on 127.0.0.1 and in a folder of their own: PostgreSQL, Redis, and an S3 gateway on a folder.
 
-Each is a context manager that skips, with the reason, where its program is absent, and that ends what it started. A
-test stops and starts one (`server.stop()`, `server.start()`) on the same port, with what it had stored.
+Each is a context manager that skips, with the reason, if its program is absent, and that stops what it started. A test
+stops and starts a server (`server.stop()`, `server.start()`) on the same port; the server keeps its data. Tests that
+start one have the mark `server`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 
-DEADLINE = 60.0  # of a start on a busy machine
+from tests.support.waiting import wait_until
+
+START_SECONDS = 60.0
 
 
 def free_port() -> int:
@@ -34,7 +36,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A program that listens on `port`; `ready` says when it answers."""
+    """A program that listens on `port`. `ready` returns whether it answers."""
 
     command: list[str]
     folder: Path
@@ -57,15 +59,18 @@ class Server:
                 self.command, cwd=self.folder, env={"PATH": os.environ["PATH"], **self.environment},
                 stdout=log, stderr=log, **more,
             )  # fmt: skip
-        until = time.monotonic() + DEADLINE
-        while not self.ready(self):
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                raise RuntimeError(f"{self.command[0]} doesn't answer:\n{(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
+        try:
+            wait_until(self._answers, START_SECONDS, "it doesn't answer")
+        except AssertionError as error:
+            self.stop()
+            raise RuntimeError(f"{self.command[0]}: {error}\n{(self.folder / 'log').read_text()[-2000:]}") from None
+
+    def _answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, "it ended"
+        return self.ready(self)
 
     def stop(self) -> None:
-        """At once, as by a crash."""
+        """Ends it at once, as a crash does."""
         if self.process is not None:
             self.process.send_signal(self.crash)
             self.process.wait()
@@ -98,7 +103,7 @@ def _folder(password: str) -> Path:
 
 @contextmanager
 def redis_server() -> Iterator[Server]:
-    """A Redis with a password, which keeps what it holds over a restart."""
+    """A Redis with a password. It keeps its data over a restart."""
     if (program := shutil.which("redis-server")) is None:
         pytest.skip("redis-server is not on PATH (Debian: redis-server)")
     password, port = secrets.token_hex(8), free_port()
@@ -156,13 +161,13 @@ def postgresql_server() -> Iterator[Server]:
     settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
     command = [str(programs / "postgres"), "-D", str(data)]
     command += [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-    crash = signal.SIGQUIT  # ends its children too, and is a crash to them and to its clients
+    crash = signal.SIGQUIT  # ends its children too; they and the clients see a crash
     with _running(Server(command, folder, port, password, user=user, ready=_accepts, crash=crash)) as server:
         yield server
 
 
 def database_url(server: Server, *, template: str = "template1") -> str:
-    """The URL of a new database, a copy of `template`, with the file that holds its password instead of the password."""
+    """The URL of a new database, a copy of `template`. It names the file of the password, not the password."""
     import psycopg
 
     name = f"test_{secrets.token_hex(6)}"
@@ -177,7 +182,7 @@ def database_url(server: Server, *, template: str = "template1") -> str:
 
 @cache
 def _s3_keys() -> tuple[str, str]:
-    """One pair a process: what reads them from their file may remember them."""
+    """One pair for each process, because a client may cache what it read from the credentials file."""
     return secrets.token_hex(8), secrets.token_hex(16)
 
 

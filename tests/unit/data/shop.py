@@ -2,68 +2,68 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from evermodel import use_case
 from evermodel.data.events import DAY
-from evermodel.data.tables import times_array
+from evermodel.columns import times_array
+from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 COLUMNS = ("id", "who", "spent", "stars", "kind", "at", "written")
-FILE = """
-name: shop
-framing: binary
-entities: [{name: visitor, key: visitor}]
-sources:
-  - name: visits
-    reader: csv
-    path: visits*.csv
-    event_time: {field: at}
-    created_time: {field: written}
-    unique: [visit]
-    lateness: 1h
-    constants: {country: ch}
-    fields:
-      - {name: visit, column: id, type: int}
-      - {name: visitor, column: who, type: string}
-      - {name: spent, min: 0, max: 100}
-      - {name: stars, type: int, min: 1, max: 5, nullable: true}
-      - {name: kind, type: string, values: [walk, ride]}
-  - name: orders
-    reader: csv
-    path: orders.csv
-    event_time: {field: at}
-    created_time: {field: written}
-    fields:
-      - {name: visitor, type: string, nullable: true}
-      - {name: kind, type: string}
-      - {name: price}
-      - {name: dish, type: string}
-      - {name: paid, type: bool}
-predict: {source: visits}
-labels:
-  - {name: ordered, kind: event, source: orders, match: [visitor, kind], delay: 1h}
-  - {name: revenue, kind: event, type: number, source: orders, match: [visitor, kind], value: price, delay: 1h}
-  - {name: first_dish, kind: event, type: category, source: orders, match: [visitor, kind], value: dish, delay: 1h}
-  - {name: paid, kind: event, source: orders, match: [visitor, kind], value: paid, positive: true, delay: 2h}
-  - {name: rode, kind: column, field: kind, positive: ride, delay: 1d}
-  - {name: what, kind: column, type: category, field: kind, delay: 1d}
-  - {name: rating, kind: column, type: number, field: stars, delay: 0s}
-features:
-  - {name: spent, kind: column}
-  - {name: stars, kind: column}
-  - {name: spent_sum, kind: window, source: visits, entity: visitor, aggregate: sum, field: spent, spans: [1h, 1d]}
-objectives: [{name: ordered, label: ordered}]
-evaluation: {metric: auc}
-monitoring: {window: 1d}
-"""
+VISITS = {
+    "path": "visits*.csv",
+    "created_time": {"field": "written"},
+    "unique": ["visit"],
+    "lateness": "1h",
+    "constants": {"country": "ch"},
+}
+ORDERED = {"kind": "event", "source": "orders", "match": ["visitor", "kind"]}
+SPENT = {"kind": "window", "source": "visits", "entity": "visitor", "aggregate": "sum", "field": "spent"}
+SHOP: dict[str, Any] = {
+    "entities": {"visitor": "visitor"},
+    "source": VISITS,
+    "fields": {
+        "visit": {"column": "id", "type": "int"},
+        "visitor": {"column": "who", "type": "string"},
+        "spent": {"min": 0, "max": 100},
+        "stars": {"type": "int", "min": 1, "max": 5, "nullable": True},
+        "kind": {"type": "string", "values": ["walk", "ride"]},
+    },
+    "other_sources": {
+        "orders": {
+            "path": "orders.csv",
+            "created_time": {"field": "written"},
+            "fields": {
+                "visitor": {"type": "string", "nullable": True},
+                "kind": "string",
+                "price": {},
+                "dish": "string",
+                "paid": "bool",
+            },
+        }
+    },
+    "labels": {
+        "ordered": ORDERED,
+        "revenue": {**ORDERED, "type": "number", "value": "price"},
+        "first_dish": {**ORDERED, "type": "category", "value": "dish"},
+        "paid": {**ORDERED, "value": "paid", "positive": True, "delay": "2h"},
+        "rode": {"field": "kind", "positive": "ride", "delay": "1d"},
+        "what": {"type": "category", "field": "kind", "delay": "1d"},
+        "rating": {"type": "number", "field": "stars", "delay": "0s"},
+    },
+    "features": {"spent": {}, "stars": {}, "spent_sum": {**SPENT, "spans": ["1h", "1d"]}},
+    "objectives": {"ordered": "ordered"},
+}
 
 
-def shop() -> use_case.UseCase:
-    return use_case.parse(FILE, name="shop.yaml")
+@cache
+def shop() -> UseCase:
+    return make_use_case(**SHOP)
 
 
 def raw(rows: Iterable[tuple[Any, ...]]) -> pa.Table:

@@ -17,6 +17,7 @@ from evermodel.data.events import EventLog
 from evermodel.data.tables import int64, table_digest
 from evermodel.errors import ConflictError, DataError, IntegrityError
 from evermodel.records import Window
+from tests.support import ROOT
 from tests.unit.data.shop import batch, shop
 
 
@@ -237,8 +238,8 @@ import sys
 import pandas  # which arrow would import in every child
 from pathlib import Path
 from evermodel.data.events import EventLog
-from killed import at_each_step
-from shop import batch, shop
+from tests.support.kill_worker import at_each_step
+from tests.unit.data.shop import batch, shop
 
 def work(root):
     log = EventLog(root)
@@ -258,7 +259,7 @@ at_each_step(sys.argv[1], work, check, reopen=lambda root: EventLog(root).read("
 
 def test_killed_at_any_durable_step_and_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) > 15, "a kill at every step"

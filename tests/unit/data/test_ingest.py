@@ -14,6 +14,7 @@ from evermodel.data.events import EventLog, event_schema
 from evermodel.data.ingest import ingest, ingest_table
 from evermodel.errors import DataError
 from evermodel.records import IngestReport
+from tests.support import ROOT
 from tests.unit.data.shop import NOW, raw, shop, visit
 
 CELLS = {
@@ -147,8 +148,8 @@ def test_writers_at_once_apply_each_key_once(tmp_path: Path) -> None:
 CRASHES = """
 import sys
 import pandas  # which arrow would import in every child
-from killed import at_each_step
-from shop import NOW, raw, shop, visit
+from tests.support.kill_worker import at_each_step
+from tests.unit.data.shop import NOW, raw, shop, visit
 from evermodel import storage
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest_table
@@ -169,7 +170,7 @@ print(at_each_step(sys.argv[1], work, check))
 
 def test_killed_at_any_durable_step_a_batch_is_whole_after_the_next_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 7, "a kill at every step"
 

@@ -1,52 +1,53 @@
 """Leaks that were planted are found and named; what is clean is left alone."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.data.leakage import Finding, auc, declared_leaks, leakage_report, refuse
-from evermodel.data.tables import times_array
+from evermodel.columns import times_array
 from evermodel.errors import DataError, LeakageError
-
-FILE = """
-name: loans
-framing: binary
-entities: [{name: person, key: person, type: int}]
-sources:
-  - name: loans
-    reader: csv
-    event_time: {field: at}
-    fields:
-      - {name: person, type: int}
-      - {name: request, type: int}
-      - {name: amount}
-      - {name: age, nullable: true}
-      - {name: town, type: string}
-      - {name: lost, type: int}
-predict: {source: loans, group: request}
-labels:
-  - {name: lost, kind: column, delay: 7d}
-  - {name: town, kind: column, type: category, delay: 0s}
-  - {name: amount, kind: column, type: number, delay: 0s}
-features:
-  - {name: age, kind: column}
-  - {name: weekday, kind: calendar, part: weekday}
-  - {name: loss_rate, kind: window, source: loans, entity: person, aggregate: rate, field: lost, spans: [1d, 30d], delay: DELAY}
-  - {name: place, kind: column, field: town, encode: hash}
-objectives: [{name: lost, label: lost}]
-evaluation: {metric: auc}
-monitoring: {window: 7d}
-"""
+from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 
-def case(delay: str = "7d", *, place: bool = False) -> use_case.UseCase:
+def case(delay: str = "7d", *, place: bool = False) -> UseCase:
     """`place`: with the feature that is, of the label `town`, the label itself."""
-    lines = FILE.replace("DELAY", delay).splitlines()
-    return use_case.parse("\n".join(line for line in lines if place or "name: place" not in line))
+    rate = {"kind": "window", "source": "loans", "entity": "person", "aggregate": "rate", "field": "lost"}
+    features: dict[str, dict[str, Any]] = {
+        "age": {},
+        "weekday": {"kind": "calendar", "part": "weekday"},
+        "loss_rate": {**rate, "spans": ["1d", "30d"], "delay": delay},
+    }
+    if place:
+        features["place"] = {"field": "town", "encode": "hash"}
+    return make_use_case(
+        name="loans",
+        entities={"person": {"key": "person", "type": "int"}},
+        fields={
+            "person": "int",
+            "request": "int",
+            "amount": {},
+            "age": {"nullable": True},
+            "town": "string",
+            "lost": "int",
+        },
+        source={"name": "loans"},
+        predict={"group": "request"},
+        labels={
+            "lost": {"delay": "7d"},
+            "town": {"type": "category", "delay": "0s"},
+            "amount": {"type": "number", "delay": "0s"},
+        },
+        features=features,
+        objectives={"lost": "lost"},
+        monitoring={"window": "7d"},
+    )
 
 
-def without_town(found: use_case.UseCase) -> use_case.UseCase:
+def without_town(found: UseCase) -> UseCase:
     return found.model_copy(update={"labels": found.labels[:1]})
 
 
@@ -93,7 +94,7 @@ def test_a_window_that_sees_labels_before_they_are_known_is_named() -> None:
         refuse(found)
 
 
-def test_fraud_without_its_delay_is_named_and_as_shipped_is_clean(fraud: use_case.UseCase) -> None:
+def test_fraud_without_its_delay_is_named_and_as_shipped_is_clean(fraud: UseCase) -> None:
     assert declared_leaks(fraud) == []
     hasty = [
         feature.model_copy(update={"delay": 0}) if feature.name == "terminal_fraud" else feature

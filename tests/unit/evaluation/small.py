@@ -1,4 +1,4 @@
-"""A small binary use case, rows whose truth is known, and a packed model that is a formula."""
+"""A small binary use case, rows with a known truth, and a packed model that is a formula."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from evermodel.clock import micros
 from evermodel.features.training_set import TrainingRows
 from evermodel.records import BundleRef, Release, Window
+from evermodel.scores import ScoreKind, Scores
 from evermodel.use_case import UseCase, parse
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=60)
+Formula = Callable[[pa.Table], NDArray[np.float64]]
 
 BINARY = """
 name: small
@@ -42,7 +44,7 @@ def case(text: str = BINARY, **changes: object) -> UseCase:
 
 
 def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0) -> pa.Table:
-    """Rows where P(sold) = σ(3 x); z says nothing. `share_x` < 1 weakens x."""
+    """Rows with P(sold) = σ(3 x); z has no effect. `share_x` < 1 weakens x."""
     rng = np.random.default_rng(seed)
     x, z = rng.normal(size=num_rows), rng.normal(size=num_rows)
     sold = (rng.random(num_rows) < 1 / (1 + np.exp(-3 * share_x * x))).astype(float)
@@ -61,7 +63,7 @@ def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0)
     )
 
 
-def turn(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
+def training_rows(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
     window = Window(start=START, end=NOW)
     return TrainingRows(
         train=train,
@@ -77,59 +79,57 @@ def turn(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Formula:
-    """A scorer as an open release is one: columns in, scores out; its bundle is a file of some bytes."""
+class FormulaRelease:
+    """A servable release whose models are formulas; a bundle is a file of some bytes."""
 
-    of: Callable[[pa.Table], NDArray[np.float64]]
     release: Release
-    classes: tuple[str, ...] = ()
-    parts: dict[str, Callable[[pa.Table], NDArray[np.float64]]] | None = None
+    formulas: Mapping[str, Formula]
+    kinds: Mapping[str, ScoreKind]
+    classes: tuple[str, ...]
 
     @property
-    def bundles(self) -> dict[str, "Formula"]:
-        return {bundle.objective: self for bundle in self.release.bundles}
+    def bundle_digests(self) -> dict[str, str]:
+        return {bundle.objective: bundle.digest for bundle in self.release.bundles}
 
-    def score(self, rows: pa.Table) -> NDArray[np.float64]:
-        return self.of(rows)
-
-    def scores(self, rows: pa.Table) -> dict[str, NDArray[np.float64]]:
-        return {name: part(rows) for name, part in (self.parts or {"sale": self.of}).items()}
-
-    def combine(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        parts = [self.release.weights[name] * score for name, score in scores.items()]
-        return np.sum(parts, axis=0)
+    def scores(self, rows: pa.Table) -> dict[str, Scores]:
+        return {
+            name: Scores(self.kinds.get(name, "binary"), formula(rows), self.classes)
+            for name, formula in self.formulas.items()
+        }
 
 
-def formula(
+def release(
     folder: Path,
-    of: Callable[[pa.Table], NDArray[np.float64]],
+    formula: Formula | Mapping[str, Formula],
     *,
     name: str = "model",
     num_bytes: int = 1000,
-    objectives: Sequence[str] = ("sale",),
     weights: dict[str, float] | None = None,
-    **more: object,
-) -> Formula:
-    """Pack `of` below `folder`, one file an objective."""
+    kinds: Mapping[str, ScoreKind] | None = None,
+    classes: Sequence[str] = (),
+) -> FormulaRelease:
+    """Pack a formula (or one for each objective) below `folder`, one file for each objective. Classes: of a category."""
+    formulas = formula if isinstance(formula, Mapping) else {"sale": formula}
     refs = []
-    for objective in objectives:
+    for objective in formulas:
         path = folder / name / objective / "weights"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"w" * num_bytes)
         refs.append(BundleRef(objective=objective, uri=str(path.parent), digest=name))
-    release = Release(
+    record = Release(
         use_case="small",
         bundles=tuple(refs),
-        weights=weights or dict.fromkeys(objectives, 1.0),
+        weights=weights or dict.fromkeys(formulas, 1.0),
         cursor=START,
         created=START,
         home=str(folder),
     )
-    return Formula(of, release, **more)  # type: ignore[arg-type]
+    kinds = kinds or (dict.fromkeys(formulas, "category") if classes else {})
+    return FormulaRelease(record, formulas, kinds, tuple(classes))
 
 
 def column(rows: pa.Table, name: str) -> NDArray[np.float64]:
-    """float64[n]; a null counts 0, as a model that imputes would have it."""
+    """float64[n]; a null counts as 0, as in a model that imputes."""
     return np.nan_to_num(rows[name].cast(pa.float64()).to_numpy())
 
 

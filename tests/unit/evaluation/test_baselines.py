@@ -1,5 +1,7 @@
 """Baselines answer by what they may know, in a model's shapes."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,32 +9,32 @@ from sklearn.metrics import roc_auc_score
 
 from evermodel.evaluation import baselines, metrics
 from evermodel.evaluation.baselines import Baseline
-from evermodel.use_case import Evaluation, PredictionTask, UseCase, parse
+from evermodel.use_case import Evaluation, PredictionTask, UseCase
+from tests.support.use_cases import make_use_case
 
 from . import small
 
 TRAIN, GATE = small.table(2000, seed=1), small.table(500, seed=2, first=2000)
 
-CATALOGUE = """
-name: steps
-framing: ranking
-entities: [{name: restaurant, key: item, type: int}]
-sources:
-  - name: steps
-    reader: csv
-    event_time: {row_number: {start: 2026-01-01T00:00:00Z, step: 1h}}
-    fields: [{name: item, type: int}, {name: next, type: int, nullable: true}]
-  - name: restaurants
-    reader: csv
-    event_time: {row_number: {start: 2026-01-01T00:00:00Z, step: 1h}}
-    fields: [{name: item, type: int}]
-predict: {source: steps, item: next, catalogue: restaurants}
-labels: [{name: next, kind: column, type: category, delay: 1d}]
-features: [{name: item, kind: column, encode: embed}]
-objectives: [{name: next, label: next}]
-evaluation: {metric: hr, k: 1, baselines: [random, majority, popularity, transition, boosting]}
-monitoring: {window: 7d}
-"""
+BASELINES = ["random", "majority", "popularity", "transition", "boosting"]
+ROW_NUMBER = {"row_number": {"start": "2026-01-01T00:00:00Z", "step": "1h"}}
+
+
+def catalogue(*, key: str = "item", **evaluation: Any) -> UseCase:
+    """The next item of a list of all items. `key`: the column of the entity's key, and the field of the list."""
+    return make_use_case(
+        name="steps",
+        framing="ranking",
+        entities={"restaurant": {"key": key, "type": "int"}},
+        fields={"item": "int", "next": {"type": "int", "nullable": True}},
+        source={"name": "steps", "event_time": ROW_NUMBER},
+        other_sources={"restaurants": {"event_time": ROW_NUMBER, "fields": {key: "int"}}},
+        predict={"item": "next", "catalogue": "restaurants"},
+        labels={"next": {"type": "category", "delay": "1d"}},
+        features={"item": {"encode": "embed"}},
+        evaluation={"metric": "hr", "k": 1, "baselines": BASELINES, **evaluation},
+        monitoring={"window": "7d"},
+    )
 
 
 def made(
@@ -134,7 +136,7 @@ def test_a_text_heuristic_of_a_binary_label_is_its_positive_value() -> None:
 def test_transitions_go_by_the_item_stood_at_and_fall_back_on_popularity() -> None:
     train = steps([1, 1, 1, 2, 2, 9], [7, 7, 8, 8, 8, None])
     gate = steps([1, 2, 5], [None, None, None])
-    found = made(parse(CATALOGUE), train, gate, metric="hr")
+    found = made(catalogue(), train, gate, metric="hr")
     assert found["transition"].classes == ("7", "8")
     assert found["transition"].scores.argmax(axis=1).tolist() == [0, 1, 1]
     assert found["transition"].scores[0] == pytest.approx([(2 + 0.4) / 4, (1 + 0.6) / 4])
@@ -148,9 +150,9 @@ def test_a_transition_never_reads_the_label() -> None:
     train = steps([1, 2] * 50, [7, 8] * 50)
     gate = steps([1, 2] * 50, [8, 7] * 50)
     known = metrics.sample_of(
-        parse(CATALOGUE),
+        catalogue(),
         gate,
-        made(parse(CATALOGUE), train, gate, metric="hr")["transition"].scores,
+        made(catalogue(), train, gate, metric="hr")["transition"].scores,
         classes=("7", "8"),
     )
     assert metrics.figure("hr", known, k=1) == 0.0
@@ -158,13 +160,10 @@ def test_a_transition_never_reads_the_label() -> None:
 
 def test_the_labels_own_column_is_never_an_answer() -> None:
     """Neither as the item that a row stands at, nor as a heuristic."""
-    text = CATALOGUE.replace("key: item, type: int", "key: next, type: int").replace(
-        "fields: [{name: item, type: int}]", "fields: [{name: next, type: int}]"
-    )
     train, gate = steps([1, 2] * 50, [7, 8] * 50), steps([1, 2] * 50, [8, 7] * 50)
-    assert made(parse(text), train, gate, metric="hr")["transition"].scores is None
-    told = parse(CATALOGUE.replace("{metric: hr,", "{metric: hr, heuristic: next,"))
-    assert made(told, train, gate, metric="hr")["heuristic"].note == "'next' is known only after the answer"
+    assert made(catalogue(key="next"), train, gate, metric="hr")["transition"].scores is None
+    heuristic = catalogue(heuristic="next")
+    assert made(heuristic, train, gate, metric="hr")["heuristic"].note == "'next' is known only after the answer"
 
 
 def test_popularity_of_lists_is_the_items_rate_and_of_a_new_item_the_mean() -> None:
@@ -187,6 +186,6 @@ def test_popularity_of_lists_is_the_items_rate_and_of_a_new_item_the_mean() -> N
 
 def test_too_many_classes_are_not_boosted() -> None:
     following = list(range(baselines.MOST_CLASSES + 1))
-    found = made(parse(CATALOGUE), steps(following, following), steps([1], [1]), metric="hr", fitted=True)["boosting"]
+    found = made(catalogue(), steps(following, following), steps([1], [1]), metric="hr", fitted=True)["boosting"]
     assert found.scores is None
     assert "51 classes" in found.note

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case as use_cases
 from evermodel.clock import from_micros
 from evermodel.errors import DataError, InputError
 from evermodel.features.columns import entity_codes
@@ -22,51 +21,54 @@ from evermodel.features.point_in_time import (
     window_groups,
 )
 from evermodel.features.windows import Incremental
+from evermodel.use_case import UseCase, Window
+from tests.support.use_cases import make_use_case
 
-CASE = """
-name: shop
-framing: binary
-entities:
-  - {name: user, key: user}
-  - {name: item, key: item, type: int}
-sources:
-  - name: views
-    reader: parquet
-    path: views.parquet
-    event_time: {field: event_time}
-    fields:
-      - {name: user, type: string, nullable: true}
-      - {name: item, type: int}
-      - {name: price, resolution: 0.01}
-      - {name: bought, type: int}
-  - name: orders
-    reader: parquet
-    path: orders.parquet
-    event_time: {field: event_time}
-    created_time: {field: created_time}
-    fields:
-      - {name: user, type: string}
-      - {name: value, nullable: true, resolution: 0.01}
-      - {name: city, type: string, nullable: true}
-      - {name: kind, type: string}
-predict: {source: views}
-labels:
-  - {name: bought, kind: column, delay: 10s}
-features:
-  - {name: price, kind: column}
-  - {name: views, kind: window, source: views, entity: item, aggregate: count, spans: [5s, 30s]}
-  - {name: bought_rate, kind: window, source: views, entity: item, aggregate: rate, field: bought, spans: [30s], delay: 10s}
-  - {name: paid, kind: window, source: orders, entity: user, aggregate: sum, field: value, spans: [20s], where: {kind: real}}
-  - {name: city, kind: window, source: orders, entity: user, aggregate: last, field: city, spans: [20s]}
-  - {name: cities, kind: window, source: orders, entity: user, aggregate: distinct, field: city, spans: [20s]}
-  - {name: seen_before, kind: lag, source: views, entity: user, field: item, steps: 2}
-  - {name: hour, kind: calendar, part: hour}
-  - {name: where_what, kind: cross, of: [city_20s, doubled]}
-  - {name: doubled, kind: custom, of: [price], transform: "TRANSFORM"}
-objectives: [{name: bought, label: bought}]
-evaluation: {metric: auc}
-monitoring: {window: 10s}
-""".replace("TRANSFORM", f"{__name__}:double")
+TIME = {"event_time": {"field": "event_time"}, "reader": "parquet"}
+PER_ITEM = {"kind": "window", "source": "views", "entity": "item"}
+PER_USER = {"kind": "window", "source": "orders", "entity": "user", "spans": ["20s"]}
+FEATURES: dict[str, dict[str, Any]] = {
+    "price": {},
+    "views": {**PER_ITEM, "aggregate": "count", "spans": ["5s", "30s"]},
+    "bought_rate": {**PER_ITEM, "aggregate": "rate", "field": "bought", "spans": ["30s"], "delay": "10s"},
+    "paid": {**PER_USER, "aggregate": "sum", "field": "value", "where": {"kind": "real"}},
+    "city": {**PER_USER, "aggregate": "last", "field": "city"},
+    "cities": {**PER_USER, "aggregate": "distinct", "field": "city"},
+    "seen_before": {"kind": "lag", "source": "views", "entity": "user", "field": "item", "steps": 2},
+    "hour": {"kind": "calendar", "part": "hour"},
+    "where_what": {"kind": "cross", "of": ["city_20s", "doubled"]},
+    "doubled": {"kind": "custom", "of": ["price"], "transform": f"{__name__}:double"},
+}
+
+
+def make_case(*, bought: str = "int", label: dict[str, Any] | None = None, **features: dict[str, Any]) -> UseCase:
+    """`bought`: the field's type. `label`, `features`: changed settings of the label and of features."""
+    return make_use_case(
+        entities={"user": "user", "item": {"key": "item", "type": "int"}},
+        source={"name": "views", "path": "views.parquet", **TIME},
+        fields={
+            "user": {"type": "string", "nullable": True},
+            "item": "int",
+            "price": {"resolution": 0.01},
+            "bought": bought,
+        },
+        other_sources={
+            "orders": {
+                **TIME,
+                "path": "orders.parquet",
+                "created_time": {"field": "created_time"},
+                "fields": {
+                    "user": "string",
+                    "value": {"nullable": True, "resolution": 0.01},
+                    "city": {"type": "string", "nullable": True},
+                    "kind": "string",
+                },
+            }
+        },
+        labels={"bought": {"delay": "10s", **(label or {})}},
+        features={name: settings | features.get(name, {}) for name, settings in FEATURES.items()},
+        monitoring={"window": "10s"},
+    )
 
 
 def double(columns: dict[str, Any]) -> Any:
@@ -74,8 +76,8 @@ def double(columns: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shop() -> use_cases.UseCase:
-    return use_cases.parse(CASE)
+def shop() -> UseCase:
+    return make_case()
 
 
 def times(values: Any) -> pa.Array:
@@ -168,7 +170,7 @@ def test_columns_keep_their_order_and_type(shop):
 def test_rows_of_a_window_are_the_same_as_of_all(shop):
     events = shop_events(120, 3)
     every = feature_rows(shop, events)
-    window = use_cases.Window(start=from_micros(20_000_000), end=from_micros(41_000_000))
+    window = Window(start=from_micros(20_000_000), end=from_micros(41_000_000))
     time = every["event_time"].cast(pa.int64()).to_numpy()
     expected = every.filter(pa.array((time >= 20_000_000) & (time < 41_000_000)))
     assert feature_rows(shop, events, window=window).to_pylist() == expected.to_pylist()
@@ -206,41 +208,36 @@ def test_groups_share_a_source_an_entity_and_a_filter(shop):
 
 
 def test_the_rate_of_a_labels_field_counts_its_positive_value(shop):
-    text = CASE.replace("delay: 10s}\nfeatures", "delay: 10s, positive: 0}\nfeatures")
     events = shop_events(100, 6)
-    one, other = (feature_rows(case, events)["bought_rate_30s"] for case in (shop, use_cases.parse(text)))
+    one, other = (feature_rows(case, events)["bought_rate_30s"] for case in (shop, make_case(label={"positive": 0})))
     assert [None if value is None else 1 - value for value in one.to_pylist()] == pytest.approx(other.to_pylist())
 
 
 def test_the_rate_of_a_text_label_counts_its_positive_value():
-    text = CASE.replace("{name: bought, type: int}", "{name: bought, type: string}").replace(
-        "delay: 10s}\nfeatures", 'delay: 10s, positive: "1"}\nfeatures'
-    )
+    case = make_case(bought="string", label={"positive": "1"})
     events = shop_events(100, 6)
     views = events["views"]
     words = views.set_column(views.schema.get_field_index("bought"), "bought", views["bought"].cast(pa.string()))
-    found = feature_rows(use_cases.parse(text), {**events, "views": words})["bought_rate_30s"]
-    assert found.equals(feature_rows(use_cases.parse(CASE), events)["bought_rate_30s"])
+    found = feature_rows(case, {**events, "views": words})["bought_rate_30s"]
+    assert found.equals(feature_rows(make_case(), events)["bought_rate_30s"])
 
 
 def test_a_positive_value_that_the_field_can_not_have_is_an_error():
-    text = CASE.replace("delay: 10s}\nfeatures", "delay: 10s, positive: none}\nfeatures")
+    case = make_case(label={"positive": "none"})
     with pytest.raises(DataError, match=r"'none' can't equal .*bought, which is"):
-        feature_rows(use_cases.parse(text), shop_events(5, 0))
+        feature_rows(case, shop_events(5, 0))
 
 
 def test_features_in_a_circle_are_an_error(shop):
-    text = CASE.replace("of: [price], transform", "of: [where_what], transform")
     with pytest.raises(InputError, match="circle"):
         row_features(
-            use_cases.parse(text), feature_rows(shop, shop_events(5, 0)).drop_columns(["doubled", "where_what"])
+            make_case(doubled={"of": ["where_what"]}),
+            feature_rows(shop, shop_events(5, 0)).drop_columns(["doubled", "where_what"]),
         )
 
 
 def test_a_filter_that_can_never_hold_is_an_error():
-    case = use_cases.parse(
-        CASE.replace("field: bought, spans: [30s], delay: 10s", "field: bought, spans: [30s], where: {item: none}")
-    )
+    case = make_case(bought_rate={"where": {"item": "none"}, "delay": "0s"})
     with pytest.raises(DataError, match="item"):
         feature_rows(case, shop_events(5, 0))
 

@@ -11,51 +11,46 @@ import pyarrow as pa
 import pytest
 
 from evermodel import storage
-from evermodel import use_case as use_cases
 from evermodel.clock import from_micros
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
 from evermodel.features.training_set import TrainingRows, load, numeric, rows, save, training_rows
 from evermodel.records import TrainingSet, Window
+from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
-CASE = """
-name: shop
-framing: binary
-entities: [{name: user, key: user, type: int}]
-sources:
-  - name: views
-    reader: parquet
-    path: views.parquet
-    event_time: {field: event_time}
-    CREATED
-    fields:
-      - {name: user, type: int}
-      - {name: price}
-      - {name: bought, type: int, nullable: true}
-predict: {source: views}
-labels:
-  - {name: bought, kind: column, delay: 2h}
-features:
-  - {name: price, kind: column}
-  - {name: views, kind: window, source: views, entity: user, aggregate: count, spans: [6h, 1d]}
-  - {name: bought_rate, kind: window, source: views, entity: user, aggregate: rate, field: bought, spans: [1d], delay: 2h}
-objectives: [{name: bought, label: bought}]
-training:
-  first: {start: 2026-01-02T00:00:00Z, end: 2026-01-04T00:00:00Z}
-  TRAINING
-evaluation: {metric: auc}
-gate: {share: 0.25, first_share: 0.1}
-monitoring: {window: 1d}
-"""
+USER = {"kind": "window", "source": "views", "entity": "user"}
 
 
-def parsed(*, created: str = "", training: str = "stateful: {rehearsal_share: 0.2}") -> use_cases.UseCase:
-    return use_cases.parse(CASE.replace("CREATED", created).replace("TRAINING", training))
+def parsed(*, source: dict[str, Any] | None = None, **training: Any) -> UseCase:
+    return make_use_case(
+        entities={"user": {"key": "user", "type": "int"}},
+        fields={"user": "int", "price": {}, "bought": {"type": "int", "nullable": True}},
+        source={
+            "name": "views",
+            "reader": "parquet",
+            "path": "views.parquet",
+            "event_time": {"field": "event_time"},
+            **(source or {}),
+        },
+        labels={"bought": {"delay": "2h"}},
+        features={
+            "price": {},
+            "views": {**USER, "aggregate": "count", "spans": ["6h", "1d"]},
+            "bought_rate": {**USER, "aggregate": "rate", "field": "bought", "spans": ["1d"], "delay": "2h"},
+        },
+        training={
+            "first": {"start": "2026-01-02T00:00:00Z", "end": "2026-01-04T00:00:00Z"},
+            "stateful": {"rehearsal_share": 0.2},
+            **training,
+        },
+        gate={"share": 0.25, "first_share": 0.1},
+    )
 
 
-LATE = "created_time: {field: created_time}"
+LATE = {"created_time": {"field": "created_time"}}
 
 
 def hours(number: float) -> datetime:
@@ -141,7 +136,7 @@ def test_rows_of_a_window_equal_the_same_rows_of_all(log):
 
 
 def test_an_event_created_later_is_no_row_yet_and_in_no_window(late_log):
-    case = parsed(created=LATE)
+    case = parsed(source=LATE)
     now = hours(100)
     table = rows(case, late_log, window=None, now=now)
     stored = late_log.read("views").to_pylist()
@@ -186,9 +181,9 @@ def test_replay_is_drawn_from_before_the_cursor_by_share_and_seed(log):
     assert ids(made.rehearsal) != ids(other.rehearsal) and made.row_digest != other.row_digest
     assert other.train.equals(made.train) and other.gate.equals(made.gate)
     assert made.rehearsal_window is not None and made.rehearsal_window.end == hours(72)
-    near = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.2, rehearsal_span: 12h}"))
+    near = turn(log, use_case=parsed(stateful={"rehearsal_share": 0.2, "rehearsal_span": "12h"}))
     assert near.rehearsal is not None and min(times(near.rehearsal)) >= hours(60)
-    none = turn(log, use_case=parsed(training="stateful: {rehearsal_share: 0.0}"))
+    none = turn(log, use_case=parsed(stateful={"rehearsal_share": 0.0}))
     assert none.rehearsal is None and none.rehearsal_window is None
 
 
@@ -213,7 +208,7 @@ def test_the_first_champion_hands_its_window_on(log):
     assert abs(first.gate.num_rows / (first.gate.num_rows + first.train.num_rows) - 0.1) < 0.01
     assert first.rehearsal is None
     made = turn(log, champion_cursor=first.cursor)
-    pool = turn(log, champion_cursor=first.cursor, use_case=parsed(training="stateful: {rehearsal_share: 0.9}"))
+    pool = turn(log, champion_cursor=first.cursor, use_case=parsed(stateful={"rehearsal_share": 0.9}))
     assert ids(first.gate) <= ids(pool.rehearsal) and not ids(first.gate) & ids(made.train)
 
 
@@ -236,7 +231,7 @@ def test_two_windows_leave_out_what_lies_between(log):
 @pytest.mark.parametrize("mode", ["stateful", "from_scratch"])
 @pytest.mark.parametrize("late", [False, True])
 def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
-    case, source = (parsed(created=LATE), late_log) if late else (parsed(), log)
+    case, source = (parsed(source=LATE), late_log) if late else (parsed(), log)
     everything = rows(case, source, window=None, now=hours(10_000))
     one = turn(source, use_case=case, mode=mode)
     other = turn(source, use_case=case, mode=mode, rows=everything, data_version=source.data_version())
@@ -247,7 +242,7 @@ def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
 
 @pytest.mark.parametrize("sampling", ["simple", "stratified"])
 def test_a_sample_bounds_what_is_trained_on(log, sampling):
-    case = parsed(training=f"sample: 100\n  sampling: {sampling}\n  stateful: {{rehearsal_share: 0.2}}")
+    case = parsed(sample=100, sampling=sampling)
     made, whole = turn(log, use_case=case), turn(log)
     assert made.train.num_rows == 100 and made.rehearsal is not None and made.rehearsal.num_rows == 25
     assert ids(made.train) < ids(whole.train) and made.gate.equals(whole.gate)

@@ -6,44 +6,30 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.errors import DataError
 from evermodel.features import transforms
 from evermodel.features.transforms import Hashing, Transforms, Vocabulary, fit
 from evermodel.use_case import UseCase
-
-TEXT = """
-name: small
-framing: binary
-entities: [{{name: user, key: user}}]
-sources:
-  - name: events
-    reader: csv
-    event_time: {{field: time}}
-    fields: [{{name: user, type: string}}, {{name: time, type: timestamp}}, {{name: x, nullable: true}},
-             {{name: c, type: string}}, {{name: y, type: int}}]
-predict: {{source: events}}
-labels: [{{name: y, kind: column, delay: 1d}}]
-features: [{features}]
-objectives: [{{name: y, label: y}}]
-evaluation: {{metric: auc}}
-monitoring: {{window: 7d}}
-"""
+from tests.support.use_cases import make_use_case
 
 
-def case(*features: str) -> UseCase:
-    return use_case.parse(TEXT.format(features=", ".join(features)))
+def case(**features: dict[str, Any]) -> UseCase:
+    return make_use_case(
+        name="small",
+        fields={"user": "string", "time": "timestamp", "x": {"nullable": True}, "c": "string", "y": "int"},
+        source={"name": "events", "event_time": {"field": "time"}},
+        labels={"y": {"delay": "1d"}},
+        features=features,
+        monitoring={"window": "7d"},
+    )
 
 
 def table(**columns: Any) -> pa.Table:
     return pa.table(columns)
 
 
-X = "{name: x, kind: column}"
-
-
 def test_numeric_is_standardised_by_the_training_rows_alone() -> None:
-    fitted = fit(case(X), "y", table(x=[1.0, 2.0, 3.0]))
+    fitted = fit(case(x={}), "y", table(x=[1.0, 2.0, 3.0]))
     scale = np.std([1.0, 2.0, 3.0])
     later = fitted.apply(table(x=[2.0, 100.0])).dense
     assert later.dtype == np.float32
@@ -52,8 +38,7 @@ def test_numeric_is_standardised_by_the_training_rows_alone() -> None:
 
 @pytest.mark.parametrize(("missing", "fill", "columns"), [("mean", 2.0, 1), ("zero", 0.0, 1), ("indicator", 2.0, 2)])
 def test_missing_cells_take_the_fill(missing: str, fill: float, columns: int) -> None:
-    feature = f"{{name: x, kind: column, missing: {missing}}}"
-    fitted = fit(case(feature), "y", table(x=pa.array([1.0, None, 3.0, float("nan")])))
+    fitted = fit(case(x={"missing": missing}), "y", table(x=pa.array([1.0, None, 3.0, float("nan")])))
     dense = fitted.apply(table(x=pa.array([None, 3.0], pa.float64()))).dense
     assert dense.shape == (2, columns)
     assert dense[0, 0] == pytest.approx((fill - 2.0) / 1.0)
@@ -63,7 +48,7 @@ def test_missing_cells_take_the_fill(missing: str, fill: float, columns: int) ->
 
 
 def test_nulls_that_appear_later_are_filled_and_get_their_column_at_the_next_move() -> None:
-    fitted = fit(case(X), "y", table(x=[1.0, 2.0, 3.0]))
+    fitted = fit(case(x={}), "y", table(x=[1.0, 2.0, 3.0]))
     later = table(x=pa.array([1.0, None, 5.0]))
     assert fitted.spec.dense == ("x",)
     assert fitted.apply(later).dense[1, 0] == 0
@@ -73,7 +58,7 @@ def test_nulls_that_appear_later_are_filled_and_get_their_column_at_the_next_mov
 
 
 def test_a_constant_column_is_zero_until_it_is_seen_to_vary() -> None:
-    fitted = fit(case(X), "y", table(x=[0.1] * 7))
+    fitted = fit(case(x={}), "y", table(x=[0.1] * 7))
     assert fitted.numeric[0].scale == 0
     assert fitted.apply(table(x=[0.1, 9.0, -9.0])).dense.tolist() == [[0.0]] * 3
     moved, move = fitted.move(table(x=[1.0, 2.0, 3.0]))
@@ -83,7 +68,7 @@ def test_a_constant_column_is_zero_until_it_is_seen_to_vary() -> None:
 
 
 def test_a_move_keeps_the_raw_fill_and_doesnt_follow_a_jump_that_weights_couldnt_express() -> None:
-    fitted = fit(case(X), "y", table(x=[1.0, 2.0, 3.0]))
+    fitted = fit(case(x={}), "y", table(x=[1.0, 2.0, 3.0]))
     moved, _ = fitted.move(table(x=[11.0, 12.0, 16.0]))
     assert (moved.numeric[0].fill, moved.numeric[0].mean) == (2.0, 13.0)
     _, far = fitted.move(table(x=[1e9, 2e9]))
@@ -93,7 +78,7 @@ def test_a_move_keeps_the_raw_fill_and_doesnt_follow_a_jump_that_weights_couldnt
 
 
 def test_a_vocabulary_grows_by_appending_and_the_unknown_is_zero() -> None:
-    fitted = fit(case("{name: c, kind: column, encode: embed}"), "y", table(c=["b", "a", "b"]))
+    fitted = fit(case(c={"encode": "embed"}), "y", table(c=["b", "a", "b"]))
     assert fitted.apply(table(c=["a", "b", "z"])).ids[:, 0].tolist() == [1, 2, 0]
     moved, move = fitted.move(table(c=pa.array(["z", "a", None])))
     assert isinstance(moved.ids[0], Vocabulary) and moved.ids[0].values == ("a", "b", "z", None)
@@ -117,34 +102,31 @@ PUBLISHED = [438, 1525, 1851]
 
 
 def test_bins_are_quantiles_of_the_training_part() -> None:
-    fitted = fit(case("{name: x, kind: column, encode: bins, bins: 4}"), "y", table(x=np.arange(101.0)))
+    fitted = fit(case(x={"encode": "bins", "bins": 4}), "y", table(x=np.arange(101.0)))
     ids = fitted.apply(table(x=pa.array([-5.0, 24.0, 25.0, 60.0, 75.0, 1e9, None]))).ids[:, 0]
     assert ids.tolist() == [1, 1, 2, 3, 4, 4, 0]
     assert fitted.spec.ids == (("x", 5, 8),)
 
 
 def test_a_cross_is_hashed_and_none_is_left_out() -> None:
-    cross = "{name: k, kind: cross, of: [x, c]}"
-    features = ("{name: x, kind: column, encode: none}", "{name: c, kind: column, encode: none}", cross)
-    fitted = fit(case(*features), "y", table(x=[1.0], c=["a"], k=["1|a"]))
+    cross = {"kind": "cross", "of": ["x", "c"]}
+    fitted = fit(case(x={"encode": "none"}, c={"encode": "none"}, k=cross), "y", table(x=[1.0], c=["a"], k=["1|a"]))
     assert fitted.columns == ("k",) and fitted.spec.signed == {"k"}
 
 
 def test_json_comes_back_exactly() -> None:
-    features = (X, "{name: c, kind: column, encode: embed}", "{name: z, kind: column, field: x, encode: bins}")
-    features += ("{name: h, kind: column, field: c, encode: hash}",)
+    features = {"c": {"encode": "embed"}, "z": {"field": "x", "encode": "bins"}, "h": {"field": "c", "encode": "hash"}}
     rng = np.random.default_rng(1)
     rows = table(x=rng.normal(1e6, 1e-3, 500), z=rng.normal(size=500), c=["ä", "b"] * 250, h=["x", "y"] * 250)
-    fitted = fit(case(*features), "y", rows)
+    fitted = fit(case(x={}, **features), "y", rows)
     again = Transforms.from_json(fitted.to_json())
     assert again == fitted and again.to_json() == fitted.to_json()
     np.testing.assert_array_equal(again.apply(rows).dense, fitted.apply(rows).dense)
 
 
 def test_one_row_is_encoded_as_it_is_among_many() -> None:
-    features = (X, "{name: c, kind: column, encode: embed}")
     rows = table(x=pa.array([1.0, None, 3.5]), c=pa.array(["a", None, "b"]))
-    fitted = fit(case(*features), "y", rows)
+    fitted = fit(case(x={}, c={"encode": "embed"}), "y", rows)
     whole = fitted.apply(rows)
     for index in range(3):
         one = fitted.apply(rows.slice(index, 1))
@@ -153,9 +135,9 @@ def test_one_row_is_encoded_as_it_is_among_many() -> None:
 
 
 def test_an_integer_column_and_an_all_null_one_are_numbers() -> None:
-    fitted = fit(case(X), "y", table(x=pa.array([1, 2, None], pa.int64())))
+    fitted = fit(case(x={}), "y", table(x=pa.array([1, 2, None], pa.int64())))
     assert fitted.numeric[0].mean == 1.5
-    empty = fit(case(X), "y", table(x=pa.nulls(3)))
+    empty = fit(case(x={}), "y", table(x=pa.nulls(3)))
     assert empty.apply(table(x=pa.nulls(2))).dense.tolist() == [[0.0, 1.0]] * 2
 
 
@@ -169,10 +151,10 @@ def test_an_integer_column_and_an_all_null_one_are_numbers() -> None:
 )
 def test_what_cant_be_fitted_says_so(rows: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        fit(case(X), "y", rows)
+        fit(case(x={}), "y", rows)
 
 
 def test_features_of_another_objective_stay_out() -> None:
-    feature = X.replace("}", ", objectives: [y]}")
-    assert [one.name for one in transforms.features_of(case(feature), "y")] == ["x"]
-    assert transforms.features_of(case(feature), "other") == ()
+    mine = case(x={"objectives": ["y"]})
+    assert [feature.name for feature in transforms.features_of(mine, "y")] == ["x"]
+    assert transforms.features_of(mine, "other") == ()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from evermodel import use_case
 from evermodel.monitoring.drift import fit_reference
 from evermodel.records import Window
 from evermodel.use_case import UseCase
-
-from .synthetic_drift import START, TEXT, WEEK, Shop, World
+from tests.support.use_cases import make_use_case
+from tests.unit.monitoring.synthetic_drift import SALES, SHOP, START, WEEK, Shop, World
 
 
 @pytest.fixture(scope="session")
 def case() -> UseCase:
-    return use_case.parse(TEXT)
+    return make_use_case(**SHOP, business=SALES)
 
 
 @pytest.fixture(scope="session")

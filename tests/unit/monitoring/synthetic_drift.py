@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,39 +15,34 @@ from evermodel.monitoring.monitor import monitor
 from evermodel.records import MonitoringReport, Window
 from evermodel.use_case import UseCase
 
-TEXT = """
-name: shop
-framing: binary
-entities: [{name: user, key: user}]
-sources:
-  - name: visits
-    reader: csv
-    path: visits.csv
-    event_time: {field: at}
-    fields:
-      - {name: user, type: string}
-      - {name: age, min: 0, max: 120}
-      - {name: weight}
-      - {name: speed}
-      - {name: height}
-      - {name: town, type: string}
-      - {name: bought, type: bool}
-predict: {source: visits}
-labels: [{name: bought, kind: column, delay: 1h}]
-features:
-  - {name: age, kind: column}
-  - {name: weight, kind: column}
-  - {name: speed, kind: column}
-  - {name: height, kind: column}
-  - {name: town, kind: column, encode: hash}
-  - {name: hour, kind: calendar, part: hour}
-objectives: [{name: buy, label: bought}]
-evaluation: {metric: accuracy}
-monitoring: {window: 7d, minimum_rows: 100, performance_drop: 0.05}
-business:
-  - {name: sales, unit: EUR, outcome: label, value: 2, field: weight}
-  - {name: wasted, unit: EUR, outcome: false_positive, value: -1}
-"""
+SHOP: dict[str, Any] = {
+    "fields": {
+        "user": "string",
+        "age": {"min": 0, "max": 120},
+        "weight": {},
+        "speed": {},
+        "height": {},
+        "town": "string",
+        "bought": "bool",
+    },
+    "source": {"path": "visits.csv"},
+    "labels": {"bought": {}},
+    "features": {
+        "age": {},
+        "weight": {},
+        "speed": {},
+        "height": {},
+        "town": {"encode": "hash"},
+        "hour": {"kind": "calendar", "part": "hour"},
+    },
+    "objectives": {"buy": "bought"},
+    "evaluation": {"metric": "accuracy"},
+    "monitoring": {"window": "7d", "minimum_rows": 100, "performance_drop": 0.05},
+}
+SALES = [
+    {"name": "sales", "unit": "EUR", "outcome": "label", "value": 2, "field": "weight"},
+    {"name": "wasted", "unit": "EUR", "outcome": "false_positive", "value": -1},
+]
 START = datetime(2026, 1, 5, tzinfo=UTC)
 WEEK = timedelta(days=7)
 

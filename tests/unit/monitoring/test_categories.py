@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.monitoring.drift import fit_reference
 from evermodel.use_case import UseCase
-
-from .synthetic_drift import SERVED, TEXT, WEEK, Shop, World
+from tests.support.use_cases import make_use_case
+from tests.unit.monitoring.synthetic_drift import SERVED, SHOP, WEEK, Shop, World
 
 CLASSES = ("hat", "shoe", "coat")
 
@@ -18,8 +17,7 @@ CLASSES = ("hat", "shoe", "coat")
 @pytest.fixture(scope="module")
 def wardrobe() -> UseCase:
     """Which of three things is bought next."""
-    text = TEXT.split("business:")[0].replace("framing: binary", "framing: multiclass")
-    return use_case.parse(text.replace("kind: column, delay: 1h}", "kind: column, type: category, delay: 1h}"))
+    return make_use_case(**SHOP | {"framing": "multiclass", "labels": {"bought": {"type": "category"}}})
 
 
 def dressed(seed: int, *, count: int = 336, right: float = 0.8, hats: float = 0.4) -> tuple[pa.Table, np.ndarray]:

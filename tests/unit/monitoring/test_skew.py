@@ -7,33 +7,21 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from evermodel import use_case
 from evermodel.errors import DataError
 from evermodel.monitoring.skew import skew
+from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CASE = use_case.parse(
-    """
-name: shop
-framing: binary
-entities: [{name: user, key: user}]
-sources:
-  - name: visits
-    reader: csv
-    event_time: {field: at}
-    unique: [visit]
-    fields: [{name: visit, type: string}, {name: user, type: string}, {name: at, type: timestamp}, {name: paid}, {name: page, type: string}, {name: place, type: int}, {name: bought, type: int}]
-predict: {source: visits, position: place}
-labels: [{name: bought, kind: column, delay: 1h}]
-features:
-  - {name: paid, kind: column}
-  - {name: page, kind: column, encode: embed}
-  - {name: place, kind: column, serve_as: 1}
-objectives: [{name: buy, label: bought}]
-evaluation: {metric: auc}
-monitoring: {window: 1d}
-"""
-)
+CASE = make_use_case(
+    fields={
+        "visit": "string", "user": "string", "at": "timestamp", "paid": {}, "page": "string", "place": "int", "bought": "int",
+    },
+    source={"unique": ["visit"]},
+    predict={"position": "place"},
+    labels={"bought": {}},
+    features={"paid": {}, "page": {"encode": "embed"}, "place": {"serve_as": 1}},
+    objectives={"buy": "bought"},
+)  # fmt: skip
 
 
 def table(paid: list[float | None], page: list[str | None], *, first: int = 0) -> pa.Table:

@@ -21,9 +21,9 @@ from evermodel.data.ingest import ingest_table
 from evermodel.errors import DataError, FeatureStoreError, IntegrityError
 from evermodel.streaming.messages import Message, Stream, decode, encode, newest_event, raw_columns, streams
 from evermodel.streaming.metrics import StreamStatus
-from evermodel.use_case import parse
 from tests.support import ROOT
-from tests.unit.data.shop import COLUMNS, FILE, NOW, raw, shop, visit
+from tests.support.use_cases import make_use_case
+from tests.unit.data.shop import COLUMNS, NOW, SHOP, VISITS, raw, shop, visit
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
 
@@ -232,11 +232,12 @@ def test_a_file_and_a_stream_of_the_same_rows_leave_the_same_events(tmp_path: Pa
 
 
 def test_a_source_without_times_of_its_own_is_no_stream(tmp_path: Path) -> None:
-    text = FILE.replace("created_time: {field: written}", "").replace(
-        "event_time: {field: at}", "event_time: {row_number: {start: 2024-01-01T00:00:00Z, step: 1h}}"
-    )
+    row_number = {"row_number": {"start": "2024-01-01T00:00:00Z", "step": "1h"}}
+    given = {"event_time": row_number, "created_time": None}
+    orders = SHOP["other_sources"]["orders"]
+    changes = {"source": VISITS | given, "other_sources": {"orders": orders | given}}
     with pytest.raises(DataError, match="event_time"):
-        streams(parse(text, name="shop.yaml"), EventLog(str(tmp_path)))
+        streams(make_use_case(**SHOP | changes), EventLog(str(tmp_path)))
 
 
 def test_health_and_metrics_answer_over_http() -> None:
