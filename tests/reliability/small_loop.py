@@ -19,7 +19,7 @@ from evermodel.data.events import EventLog
 from evermodel.features import training_set
 from evermodel.ledger import lease
 from evermodel.records import Decision, Release, Window
-from evermodel.serving.batch import scored
+from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 from evermodel.workflow import Project
@@ -112,6 +112,6 @@ def answered(case: UseCase, log: EventLog, champion: Release, window: Window) ->
     """The window's rows as the champion serves them: features and scores, without the outcome."""
     rows = training_set.rows(case, log, window=window, now=window.end, labelled=False)
     outcomes = [label.field or label.name for label in case.labels if label.kind == "column"]
-    table = scored(case, bundle.open_release(champion), rows.drop_columns(outcomes))
+    table = score_rows(bundle.open_release(champion), rows.drop_columns(outcomes))
     ids = [f"{case.name}-{row}" for row in table["row_id"].to_pylist()]
     return table.append_column("prediction_id", pa.array(ids, pa.string()))

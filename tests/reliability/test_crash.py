@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 EVERY = int(os.environ.get("EVERMODEL_CRASH_EVERY", "1"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(900)]  # the fixture kills all steps in one go
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.servers import Server, database_url, free_port, postgresql_server, s3_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 DEADLINE = 180.0  # MLflow's own start, on a busy machine
 
 

@@ -27,6 +27,7 @@ from evermodel.ledger.tables import metadata
 from tests.support.servers import Server, database_url, postgresql_server
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from tests.support.online_shop import CASE, shop_log
 from tests.support.servers import Server, database_url, postgresql_server, redis_server, s3_server
 
 NOW = datetime(2026, 1, 6, tzinfo=UTC)
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import yaml
 from evermodel import bundle, cli
 from evermodel.features import training_set
 from evermodel.records import Window
-from evermodel.serving.batch import scored
+from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 from evermodel.workflow import Project
@@ -116,7 +116,7 @@ def serve(day: Window) -> None:
     champion = project.ledger().champion(NAME)
     assert champion is not None
     rows = training_set.rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(["failed"])
-    served = scored(case, bundle.open_release(champion), rows)
+    served = score_rows(bundle.open_release(champion), rows)
     ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
     log.append(served.append_column("prediction_id", ids))
@@ -167,6 +167,7 @@ def test_features_are_materialised_and_read_back(ingested: Any) -> None:
     assert isinstance(row["recent_6h"], float)
 
 
+@pytest.mark.server
 def test_features_are_read_back_from_a_store_with_a_password(ingested: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_server() as server:
         monkeypatch.setenv("EVERMODEL_ONLINE_STORE", f"redis://127.0.0.1:{server.port}/0")

@@ -37,6 +37,7 @@ def test_serving_is_asked_where_kuberay_puts_it(told: Project) -> None:
     assert serving_url(in_cluster.model_copy(update={"serve_url": "http://x"})) == "http://x"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("tokens", [False, True])
 def test_it_starts_answers_and_stops(project: Project, tmp_path: Path, tokens: bool) -> None:
     with socket.socket() as free:

@@ -18,7 +18,7 @@ from evermodel.workflow import Project
 from tests.support.pump_use_case import LIVE, NAME, readings, write_readings, write_use_case
 from tests.support.servers import s3_server
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow]
 NOW = LIVE[0].start
 
 

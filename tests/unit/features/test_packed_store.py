@@ -29,7 +29,7 @@ def redis() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.server)])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens the test's own store, as often as it is asked."""
     uri, password_file = str(tmp_path / "online.db"), None

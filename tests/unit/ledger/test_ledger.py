@@ -100,7 +100,7 @@ def dispose(url: str) -> None:
     make_engine(url).dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a new ledger may be."""
     if request.param == "sqlite":

@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
+pytestmark = pytest.mark.server
+
 
 def free_port() -> int:
     with socket.socket() as probe:
