@@ -4,10 +4,10 @@
     root/<source>/_commits/<n>.json                    created exclusively and last: this is the commit
     root/<source>/_compactions/<n>.json                the same rows in fewer files, up to commit n
 
-Readers see committed files only, so what a crashed writer leaves is harmless; its re-run writes the same names again.
-A data file holds each row's place in its batch; the commit says where the batch starts, so that a writer that loses
-the race for a number commits under the next one without writing its data again. Each commit's `chain` covers the one
-before it, and each file's digest is in its commit: what was cut or changed is an IntegrityError.
+Readers see committed files only, so the files of a crashed writer do no harm; its next run writes the same names
+again. A data file holds each row's place in its batch, and the commit holds the sequence where the batch starts. So a
+writer that loses the race for a number commits under the next one without writing its data again. Each commit's `chain`
+covers the one before it, and a commit holds each file's digest: a cut or changed file is an IntegrityError.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from evermodel import storage
-from evermodel.data.tables import TIME, int64, put_column, table_digest
+from evermodel.columns import ARROW_TYPES, TIME, ints, put_column
+from evermodel.data.tables import table_digest
 from evermodel.errors import ConflictError, DataError, IntegrityError, nearest
 from evermodel.failpoint import failpoint
 from evermodel.records import Artifact, Time, Window, canonical_json, sha256
@@ -34,19 +35,12 @@ from evermodel.use_case import Source
 SEQUENCE = "ingest_seq"
 SYSTEM = ("event_time", "created_time", SEQUENCE)
 DAY = 86_400 * 1_000_000
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "float": pa.float64(),
-    "int": pa.int64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "timestamp": TIME,
-}
 
 Record = TypeVar("Record", bound=Artifact)
 
 
 class DataFile(Artifact):
-    """A Parquet file of one event date; `base` is added to its rows' places to give their ingest sequence."""
+    """A Parquet file of one event date. The ingest sequence of a row is its place in the file's column plus `base`."""
 
     path: str  # below root/<source>
     rows: int
@@ -55,15 +49,15 @@ class DataFile(Artifact):
 
 
 class Commit(Artifact):
-    """One batch that is in the log, once."""
+    """One batch in the log."""
 
     number: int
     source: str
     batch_id: str
     rows: int
-    content: str  # digest of the rows, whatever files they are in
+    content: str  # digest of the rows, independent of the files that hold them
     base: int  # ingest sequence of its first row
-    at: Time | None = None  # when it was taken in, where the writer says so; no part of the data version
+    at: Time | None = None  # when it was ingested, if the writer states it; not part of the data version
     columns: tuple[tuple[str, str], ...]  # name, arrow type
     files: tuple[DataFile, ...]
     chain: str  # sha256 of the previous commit's chain and of all above
@@ -91,7 +85,7 @@ def event_schema(source: Source) -> pa.Schema:
 class EventLog:
     """Events of any number of sources below one root (a path or a URI). Any number of writers and readers.
 
-    `sources`: what a use case declares. Their columns can be read before a batch has brought them: nulls, or no rows.
+    `sources`: what a use case declares. Their columns can be read before a batch has them: as nulls, or without rows.
     """
 
     def __init__(self, root: str, sources: Iterable[Source] = ()) -> None:
@@ -100,7 +94,7 @@ class EventLog:
         self._known: dict[str, list[Commit]] = {}
 
     def commits(self, source: str) -> list[Commit]:
-        """In order. IntegrityError where one is missing, unreadable or changed."""
+        """All commits in order. IntegrityError if one is missing, unreadable or changed."""
         known = self._known.setdefault(source, [])
         for uri in self._numbered(source, "_commits", start=len(known)):
             commit = _parse(Commit, uri)
@@ -121,11 +115,12 @@ class EventLog:
         after: int | None = None,
         at: datetime | None = None,
     ) -> tuple[Commit, bool]:
-        """Add a batch in its rows' order; `False` and nothing done where a batch of that id is there.
+        """Adds a batch in its rows' order. Returns its commit, and False if the log held a batch of that id already.
 
-        `table` has event_time and created_time and no ingest_seq, which is given here. `sort_by` orders the rows
-        within a file. `after`: commit only right behind so many commits, else ConflictError (a caller that looked
-        at what is there looks again); without it a lost race is tried again. `at`: kept in the commit.
+        `table` has event_time and created_time and no ingest_seq, which this function sets. `sort_by` orders the rows
+        within a file. `after`: commit only directly after so many commits, else ConflictError, so that a caller that
+        has compared its rows with the log compares them again; without it a lost race is tried again. `at`: kept in
+        the commit.
         """
         if found := self.find(source, batch_id):
             return found, False
@@ -170,11 +165,11 @@ class EventLog:
     def read(
         self, source: str, *, window: Window | None = None, columns: Sequence[str] | None = None, since: int = 0
     ) -> pa.Table:
-        """The events of a window (all, without one), sorted by (event_time, ingest_seq).
+        """The events of a window (all events if None), sorted by (event_time, ingest_seq).
 
-        `columns`: exactly these, in this order. `since`: leave out the first so many commits. Dates outside the
-        window aren't opened. A source without events gives no rows, and the columns that it is declared with (at
-        least the three that each source has).
+        `columns`: exactly these, in this order. `since`: leave out the first so many commits. Files of dates outside
+        the window aren't opened. A source without events gives no rows, with its declared columns, or at least the
+        three that each source has.
         """
         for attempt in range(3):
             commits = self.commits(source)
@@ -183,7 +178,7 @@ class EventLog:
                 files = [file for file in files if _overlaps(file, window)]
             try:
                 table = self._open(source, files, commits, columns)
-            except FileNotFoundError as error:  # a compaction replaced it between our two looks, or it is lost
+            except FileNotFoundError as error:  # a compaction replaced it since `_live`, or it is lost
                 if attempt == 2:
                     raise IntegrityError(f"a committed file of {source} is gone: {error}") from None
                 continue
@@ -194,18 +189,18 @@ class EventLog:
         raise AssertionError("unreachable")
 
     def sources(self) -> list[str]:
-        """Those with at least one commit."""
+        """The sources with at least one commit."""
         tails = (_relative(uri, self.root) for uri in storage.list_files(self.root, suffix=".json"))
         return sorted({tail.split("/")[0] for tail in tails if "/_commits/" in tail})
 
     def data_version(self, sources: Iterable[str] | None = None) -> str:
-        """The digest of the committed batches (id, rows, content) of these sources (all); compaction keeps it."""
+        """The digest of the committed batches (id, rows, content) of these sources (all if None); compaction keeps it."""
         names = self.sources() if sources is None else sorted(sources)
         batches = {name: [[c.batch_id, c.rows, c.content] for c in self.commits(name)] for name in names}
         return sha256(canonical_json({name: found for name, found in batches.items() if found}).encode())
 
     def compact(self, source: str, *, sort_by: Sequence[str] = ()) -> None:
-        """Rewrite all committed rows as one file a date, and remove the files that this replaces."""
+        """Rewrites all committed rows as one file per date, and removes the files that this replaces."""
         commits = self.commits(source)
         if not commits:
             return
@@ -219,7 +214,7 @@ class EventLog:
         self._sweep(source)
 
     def _sweep(self, source: str) -> None:
-        """Remove files that were committed once and are read no more; never one that a writer is about to commit."""
+        """Removes files that were committed and are no longer read, but no file that a writer is about to commit."""
         commits = self.commits(source)
         live = {file.path for file in self._live(source, commits, 0)}
         records = [_parse(Compaction, uri) for uri in self._numbered(source, "_compactions")]
@@ -228,7 +223,7 @@ class EventLog:
             storage.delete_file(storage.join(self.root, source, path))
 
     def _live(self, source: str, commits: Sequence[Commit], since: int) -> list[DataFile]:
-        """The files to read: of the newest compaction, and of the commits after it."""
+        """The files to read: those of the newest compaction, and of the commits after it."""
         found = self._numbered(source, "_compactions")
         record = _parse(Compaction, found[-1]) if found else None
         start = 0
@@ -246,17 +241,17 @@ class EventLog:
             raise DataError(f"events of {source} have no column {unknown[0]!r}; {nearest(unknown[0], schema.names)}")
         schema = pa.schema([field for field in schema if field.name in wanted])
 
-        def one(file: DataFile) -> pa.Table:
+        def open_file(file: DataFile) -> pa.Table:
             return _read_file(storage.join(self.root, source, file.path), file, schema)
 
         with ThreadPoolExecutor(4) as pool:
-            tables = list(pool.map(one, files))
+            tables = list(pool.map(open_file, files))
         return pa.concat_tables([schema.empty_table(), *tables])
 
     def _write(self, source: str, table: pa.Table, stem: str, sort_by: Sequence[str]) -> tuple[DataFile, ...]:
-        """One file an event date. `table` has ingest_seq (or a row's place in its batch)."""
+        """Writes one file per event date. `table` has ingest_seq (or a row's place in its batch)."""
         ranks = [pc.rank(table.column(key), tiebreaker="dense").to_numpy() for key in reversed(sort_by)]
-        times, places = int64(table.column("event_time")), int64(table.column(SEQUENCE))
+        times, places = ints(table.column("event_time")), ints(table.column(SEQUENCE))
         days = times // DAY
         order = np.lexsort((places, times, *ranks, days))
         table, days = table.take(pa.array(order)), days[order]
@@ -288,7 +283,7 @@ def _relative(uri: str, root: str) -> str:
 
 
 def _schema(commits: Sequence[Commit], declared: pa.Schema | None = None) -> pa.Schema:
-    """The columns of all commits, the older ones first, then declared ones that none has, then the log's own three."""
+    """The columns of all commits, older ones first, then declared ones that no commit has, then the log's own three."""
     names = {name: text for commit in commits for name, text in commit.columns}
     types = {str(kind): kind for kind in ARROW_TYPES.values()}
     for field in declared or ():
@@ -298,7 +293,7 @@ def _schema(commits: Sequence[Commit], declared: pa.Schema | None = None) -> pa.
 
 
 def _check_columns(source: str, table: pa.Table, commits: Sequence[Commit]) -> None:
-    """A batch has times, no sequence of its own, and types that agree with what is in the log."""
+    """Checks that a batch has times, no sequence of its own, and the types of the log."""
     if SEQUENCE in table.column_names:
         raise DataError(f"a batch of {source} has {SEQUENCE}, which the log gives")
     known = {str(kind) for kind in ARROW_TYPES.values()}
@@ -320,7 +315,7 @@ def _overlaps(file: DataFile, window: Window) -> bool:
 
 
 def _read_file(uri: str, file: DataFile, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema`, nulls where the file is older than a column, places turned into ingest sequence."""
+    """The columns of `schema`, null if the file is older than a column; a place becomes an ingest sequence."""
     data = storage.read_table(uri, digest=file.sha256)
     if data.num_rows != file.rows:
         raise IntegrityError(f"{uri} has {data.num_rows} rows, its commit says {file.rows}")
@@ -338,7 +333,7 @@ def _end(commits: Sequence[Commit]) -> int:
 
 def _arrange(table: pa.Table, window: Window | None, first: int | None, columns: Sequence[str] | None) -> pa.Table:
     """Rows of the window, from sequence `first` on, sorted by (event_time, ingest_seq)."""
-    times, places = int64(table.column("event_time")), int64(table.column(SEQUENCE))
+    times, places = ints(table.column("event_time")), ints(table.column(SEQUENCE))
     order = np.lexsort((places, times))
     if window is not None:
         start, end = window.span

@@ -1,6 +1,6 @@
-"""A source into the event log: read, validate, leave out what was there, append. in = applied + duplicate + rejected.
+"""Ingestion: read a source, validate, leave out repeated rows, append. in = applied + duplicate + rejected.
 
-The rejects are written before the commit and under the batch's name: a run that is cut short writes them again.
+Rejects are written before the commit, under the batch's name: a run that is cut short writes them again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from evermodel import storage
+from evermodel.columns import Flags, codes, ints
 from evermodel.data.events import EventLog
 from evermodel.data.readers import read_source, source_digest
-from evermodel.data.tables import int64
 from evermodel.data.validation import validate
 from evermodel.errors import ConflictError, DataError, nearest
 from evermodel.failpoint import failpoint
@@ -37,9 +36,9 @@ def ingest(
     rejects_root: str | None = None,
     window: Window | None = None,
 ) -> IngestReport:
-    """Read the source's files as one batch, named by the digest of their content where it has no other name.
+    """Ingests the source's files as one batch, named by the digest of their content if `batch_id` is None.
 
-    `window`: what of a simulated source is ingested.
+    `window`: the part of a simulated source to ingest.
     """
     source = declared(use_case, source_name)
     raw = read_source(use_case, source, data_dir, window=window)
@@ -57,10 +56,10 @@ def ingest_table(
     now: datetime,
     rejects_root: str | None = None,
 ) -> IngestReport:
-    """Put a batch of raw rows into the log, once; `now` is kept in its commit.
+    """Puts a batch of raw rows into the log, once; its commit keeps `now`.
 
-    Rejects go to `rejects_root` (absent: the log's `_rejects`), `<source>/<batch>.parquet`. Where row numbers stand
-    for times, the number is the row's in this batch: such a history comes as one batch.
+    Rejects go to `rejects_root` (if None: the log's `_rejects`), `<source>/<batch>.parquet`. If row numbers stand for
+    times, a row's number is its place in this batch, so such a history comes as one batch.
     """
     source = declared(use_case, source_name)
     if log.find(source_name, batch_id) is not None:
@@ -79,7 +78,7 @@ def ingest_table(
         try:
             _, new = log.append(source_name, fresh, batch_id=batch_id, sort_by=sort_by, after=len(commits), at=now)
             break
-        except ConflictError:  # another writer's rows are there now: which of ours are duplicates is to be seen again
+        except ConflictError:  # another writer has added rows, so ours must be compared with the log again
             continue
     if not new:
         return _report(source, log, batch_id, rows=raw.num_rows, duplicate=raw.num_rows)
@@ -96,17 +95,17 @@ def ingest_table(
 
 
 def declared(use_case: UseCase, source_name: str) -> Source:
-    """The source of this name; DataError with the nearest one where there is none."""
+    """The source of this name; DataError with the nearest name if there is none."""
     names = [source.name for source in use_case.sources]
     if source_name not in names:
         raise DataError(f"{use_case.name} has no source {source_name!r}; {nearest(source_name, names)}")
     return use_case.source(source_name)
 
 
-def _first_seen(source: Source, log: EventLog, valid: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which rows are neither in the log nor earlier in this batch, by the columns in `source.unique`.
+def _first_seen(source: Source, log: EventLog, valid: pa.Table) -> Flags:
+    """bool[n]: the row is neither in the log nor earlier in this batch, by the columns in `source.unique`.
 
-    A row without a key (a null in it) can't be told to be a repeat, so it is none.
+    A row with a null in its key counts as new, because nothing shows that it is a repeat.
     """
     if not source.unique or not valid.num_rows:
         return np.ones(valid.num_rows, dtype=bool)
@@ -116,16 +115,10 @@ def _first_seen(source: Source, log: EventLog, valid: pa.Table) -> npt.NDArray[n
     both = valid.select(names)
     if log.commits(source.name):
         both = pa.concat_tables([log.read(source.name, columns=names), both])
-    codes = {name: _codes(both.column(name)) for name in names}
-    nameless = np.any([code < 0 for code in codes.values()], axis=0)
-    repeated = pd.DataFrame(codes).duplicated(keep="first").to_numpy()
-    return np.asarray((~repeated | nameless)[both.num_rows - valid.num_rows :])
-
-
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """One number for each value, −1 for null."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    keys = {name: codes(both.column(name))[0] for name in names}
+    without_key = np.any([code < 0 for code in keys.values()], axis=0)
+    repeated = pd.DataFrame(keys).duplicated(keep="first").to_numpy()
+    return np.asarray((~repeated | without_key)[both.num_rows - valid.num_rows :])
 
 
 def _file_name(batch_id: str) -> str:
@@ -149,9 +142,8 @@ def _report(
         reasons.update(f"{field}: {reason}" for field, reason in pairs)
     late = 0
     if applied is not None:
-        late = int(
-            np.sum(int64(applied.column("created_time")) - int64(applied.column("event_time")) > source.lateness)
-        )
+        delays = ints(applied.column("created_time")) - ints(applied.column("event_time"))
+        late = int(np.sum(delays > source.lateness))
     return IngestReport(
         source=source.name,
         batch_id=batch_id,

@@ -1,11 +1,11 @@
-"""What a model could know that it won't know when it answers: a report, with the column that knows it.
+"""Leakage: what a model could learn that is unknown at request time, as a report that names the column.
 
-Four questions. Does a feature know the label: by its definition (it reads the label before it is known), by its values
-(alone it tells the label on rows that it wasn't fitted on), or by its gaps? Were statistics fitted beyond the training
-part? Are rows of one request or one entity on both sides of the split? Is a row there twice?
+Four checks. Does a feature know the label: by its definition (it reads the label before it is known), by its values
+(it alone predicts the label on rows that weren't trained on), or by its gaps? Were statistics fitted on more than the
+training part? Are rows of one request or one entity on both sides of the split? Are rows repeated?
 
-A finding of level `leak` makes the model's figures untrue. A `note` is a fact to know, such as customers who come back
-after the split: usual in production, and wrong only where the model is meant for new ones.
+A finding of level `leak` makes the model's figures wrong. A `note` is a fact worth knowing, such as customers on both
+sides of the split: usual in production, and a fault only if the model is meant for new customers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.stats import rankdata
 
-from evermodel.data.tables import TIME, one_array
+from evermodel.columns import Flags, Floats, as_array, codes_with_null, floats, row_codes, valid_mask
 from evermodel.errors import DataError, LeakageError, nearest
 from evermodel.records import Artifact
 from evermodel.use_case import (
@@ -36,14 +34,12 @@ from evermodel.use_case import (
 )
 
 Kind = Literal["feature_knows_label", "statistic_beyond_training", "entity_across_split", "duplicate_rows"]
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-SUSPICIOUS = 0.98  # a single feature that separates the classes, or orders the values, better than this knows them
-MINIMUM = 20  # rows of each side (and of each class) below which nothing is said about values
+SUSPICIOUS = 0.98  # a single feature that separates the classes, or orders the values, better than this knows the label
+MINIMUM_ROWS = 20  # rows of each side (and of each class); with fewer there is no finding about values
 
 
 class Finding(Artifact):
-    """One leak, or one thing to know."""
+    """One leak, or one fact worth knowing."""
 
     kind: Kind
     level: Literal["leak", "note"]
@@ -57,13 +53,13 @@ def leakage_report(
     use_case: UseCase,
     rows: pa.Table,
     *,
-    train: Mask,
+    train: Flags,
     label: str,
     fitted: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[Finding]:
-    """Findings about `rows` (the rows table), of which `train` (bool[n]) were trained on and the others are judged on.
+    """Findings about `rows` (the rows table). `train`, bool[n]: the rows trained on; the others are evaluated on.
 
-    `fitted`: column → (mean, scale) as the model's transforms hold them, to be compared with the training part's own.
+    `fitted`: column → (mean, scale) of the model's transforms, to compare with those of the training part.
     """
     names = [item.name for item in use_case.labels]
     if label not in names:
@@ -73,7 +69,7 @@ def leakage_report(
     train = np.asarray(train, dtype=bool)
     return [
         *declared_leaks(use_case),
-        *_telling_features(use_case, rows, train, label),
+        *_predictive_features(use_case, rows, train, label),
         *_statistics(rows, train, fitted or {}),
         *_entities(use_case, rows, train),
         *_duplicates(rows, train),
@@ -81,7 +77,7 @@ def leakage_report(
 
 
 def refuse(findings: Iterable[Finding]) -> None:
-    """LeakageError with every leak's reason, if there is one."""
+    """Raises LeakageError with the reason of every leak, if there is one."""
     if leaks := [finding.reason for finding in findings if finding.level == "leak"]:
         raise LeakageError("; ".join(leaks))
 
@@ -92,7 +88,7 @@ def refuse(findings: Iterable[Finding]) -> None:
 def declared_leaks(use_case: UseCase) -> list[Finding]:
     """Features that, as the use-case file defines them, read an outcome before it is known. Needs no rows."""
     found: dict[str, Finding] = {}
-    for outcome in use_case.labels:  # a feature must not read the outcome of any objective too early
+    for outcome in use_case.labels:  # no feature may read the outcome of any objective too early
         for feature in use_case.features:
             if reason := _reads_early(use_case, feature, outcome):
                 for column in feature_columns(feature):
@@ -109,7 +105,7 @@ def _knows(column: str, reason: str, value: float | None = None) -> Finding:
 
 
 def _reads_early(use_case: UseCase, feature: Feature, label: Label) -> str | None:
-    """What is wrong with a feature that reads the label's column. Events of a natural label have times of their own."""
+    """The fault of a feature that reads the label's column too early. A label of kind event has no such column."""
     if label.kind != "column":
         return None
     outcome = label.field or label.name
@@ -131,52 +127,54 @@ def _reads_early(use_case: UseCase, feature: Feature, label: Label) -> str | Non
 # by value -----------------------------------------------------------------------------------------------------------
 
 
-def _telling_features(use_case: UseCase, rows: pa.Table, train: Mask, label: str) -> list[Finding]:
-    """Features that alone tell the label on the rows that were not trained on."""
-    outcome = one_array(rows.column(f"label:{label}"))
-    known = _flags(outcome.is_valid())
-    judged = known & ~train
-    if judged.sum() < MINIMUM or (known & train).sum() < MINIMUM:
+def _predictive_features(use_case: UseCase, rows: pa.Table, train: Flags, label: str) -> list[Finding]:
+    """Features that alone predict the label on the rows that were not trained on."""
+    outcome = as_array(rows.column(f"label:{label}"))
+    known = valid_mask(outcome)
+    evaluated = known & ~train
+    if evaluated.sum() < MINIMUM_ROWS or (known & train).sum() < MINIMUM_ROWS:
         return []
     columns = [name for name in use_case.feature_columns() if name in rows.column_names]
     found = []
     for name in columns:
-        column = one_array(rows.column(name))
-        score = _telling(column, outcome, known & train, judged)
+        column = as_array(rows.column(name))
+        score = _predictiveness(column, outcome, known & train, evaluated)
         if score is not None and score >= SUSPICIOUS:
-            found.append(_knows(name, f"{name} alone tells {label} with {score:.3f} on rows not trained on", score))
-        elif (gaps := _telling(column.is_null(), outcome, known & train, judged)) is not None and gaps >= SUSPICIOUS:
-            found.append(_knows(name, f"whether {name} is missing tells {label} with {gaps:.3f}", gaps))
+            found.append(_knows(name, f"{name} alone predicts {label} with {score:.3f} on rows not trained on", score))
+        elif (
+            gaps := _predictiveness(column.is_null(), outcome, known & train, evaluated)
+        ) is not None and gaps >= SUSPICIOUS:
+            found.append(_knows(name, f"whether {name} is missing predicts {label} with {gaps:.3f}", gaps))
     return found
 
 
-def _telling(column: pa.Array, outcome: pa.Array, train: Mask, judged: Mask) -> float | None:
-    """How well one column tells the outcome, 0.5 or less to 1; None where that can't be said.
+def _predictiveness(column: pa.Array, outcome: pa.Array, train: Flags, evaluated: Flags) -> float | None:
+    """How well one column predicts the outcome, 0.5 or less to 1; None if that can't be computed.
 
     Two classes: area under the ROC curve of the column, or of each category's mean in the training rows. A number:
-    |Spearman's rank correlation| of the same. Classes: share of right answers of each category's commonest class,
-    where the commonest class of all is right clearly less often.
+    |Spearman's rank correlation| of the same. Classes: the accuracy of each category's most frequent class, if it is
+    clearly above the accuracy of the most frequent class of all rows.
     """
     if pa.types.is_string(outcome.type):
-        return _telling_class(column, outcome, train, judged)
-    target = np.asarray(outcome.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+        return _class_accuracy(column, outcome, train, evaluated)
+    target = floats(outcome)
     if pa.types.is_string(column.type):
-        codes = _codes(column)
+        codes = codes_with_null(column)
         totals = np.bincount(codes[train], weights=target[train], minlength=codes.max() + 1)
         counts = np.bincount(codes[train], minlength=codes.max() + 1)
         prior = target[train].mean()
         values = ((totals + prior) / (counts + 1))[codes]
     else:
-        values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-    judged = judged & ~np.isnan(values)
-    values, target = values[judged], target[judged]
+        values = floats(column)
+    evaluated = evaluated & ~np.isnan(values)
+    values, target = values[evaluated], target[evaluated]
     if set(np.unique(target)) <= {0.0, 1.0}:
         positives = int(target.sum())
-        if min(positives, len(target) - positives) < MINIMUM:
+        if min(positives, len(target) - positives) < MINIMUM_ROWS:
             return None
         area = auc(values, target)
         return max(area, 1 - area)
-    if len(target) < MINIMUM or np.ptp(values) == 0 or np.ptp(target) == 0:
+    if len(target) < MINIMUM_ROWS or np.ptp(values) == 0 or np.ptp(target) == 0:
         return None
     return float(abs(np.corrcoef(rankdata(values), rankdata(target))[0, 1]))
 
@@ -188,44 +186,34 @@ def auc(scores: Floats, positive: Floats) -> float:
     return float((ranks[positive > 0].sum() - number * (number + 1) / 2) / (number * (len(positive) - number)))
 
 
-def _telling_class(column: pa.Array, outcome: pa.Array, train: Mask, judged: Mask) -> float | None:
-    target = _codes(outcome)
-    codes = _codes(column)
-    if len(np.unique(codes)) > len(codes) / 4 or judged.sum() < MINIMUM:
-        return None  # nearly a value of its own for each row: nothing to learn for the rows to come
+def _class_accuracy(column: pa.Array, outcome: pa.Array, train: Flags, evaluated: Flags) -> float | None:
+    target = codes_with_null(outcome)
+    codes = codes_with_null(column)
+    if len(np.unique(codes)) > len(codes) / 4 or evaluated.sum() < MINIMUM_ROWS:
+        return None  # nearly every row has its own value: nothing to learn for other rows
     width = int(target.max()) + 1
     pairs, counts = np.unique(codes[train] * width + target[train], return_counts=True)
-    common = np.full(int(codes.max()) + 1, -1, dtype=np.int64)
-    order = np.argsort(counts, kind="stable")  # the commonest is written last, and stays
-    common[pairs[order] // width] = pairs[order] % width
-    right = float(np.mean(common[codes[judged]] == target[judged]))
-    base = float(np.mean(np.bincount(target[train]).argmax() == target[judged]))
+    likeliest = np.full(int(codes.max()) + 1, -1, dtype=np.int64)
+    order = np.argsort(counts, kind="stable")  # the most frequent class is written last
+    likeliest[pairs[order] // width] = pairs[order] % width
+    right = float(np.mean(likeliest[codes[evaluated]] == target[evaluated]))
+    base = float(np.mean(np.bincount(target[train]).argmax() == target[evaluated]))
     return right if right - base > (1 - base) / 2 else None
-
-
-def _codes(column: pa.Array) -> npt.NDArray[np.int64]:
-    """A number for each value, null being one too."""
-    indices = column.dictionary_encode().indices
-    return np.asarray(indices.fill_null(pc.max(indices).as_py() + 1 if len(indices) > indices.null_count else 0))
-
-
-def _flags(array: pa.Array) -> Mask:
-    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 # the split ----------------------------------------------------------------------------------------------------------
 
 
-def _statistics(rows: pa.Table, train: Mask, fitted: Mapping[str, tuple[float, float]]) -> list[Finding]:
-    """Means and standard deviations that are those of all rows (a leak), or anyhow not the training part's (a note).
+def _statistics(rows: pa.Table, train: Flags, fitted: Mapping[str, tuple[float, float]]) -> list[Finding]:
+    """Means and standard deviations of all rows (a leak), or otherwise not of the training part (a note).
 
-    The note is usual after stateful training, whose transforms may stay as an earlier turn fitted them.
+    The note is usual after stateful training, because its transforms may keep the fit of an earlier training round.
     """
     found = []
     for name, statistics in fitted.items():
         if name not in rows.column_names:
             raise DataError(f"fitted: no column {name!r}; {nearest(name, rows.column_names)}")
-        values = np.asarray(rows.column(name).cast(pa.float64()).to_numpy(), dtype=np.float64)
+        values = floats(rows.column(name))
         own, every = _moments(values[train]), _moments(values)
         for word, value, ours, all_rows in zip(("mean", "scale"), statistics, own, every, strict=True):
             if ours is None or all_rows is None or _same(value, ours, own[1]) or (word == "scale" and ours == 0):
@@ -254,8 +242,8 @@ def _same(one: float, other: float, spread: float | None) -> bool:
     return abs(one - other) <= 1e-6 * max(abs(other), spread or 0.0, 1e-12)
 
 
-def _entities(use_case: UseCase, rows: pa.Table, train: Mask) -> list[Finding]:
-    """Requests torn apart by the split (a leak), entities met on both sides (a note)."""
+def _entities(use_case: UseCase, rows: pa.Table, train: Flags) -> list[Finding]:
+    """Requests that the split divides (a leak), entities on both sides of it (a note)."""
     keys: dict[str, Literal["leak", "note"]] = {entity.key: "note" for entity in use_case.entities}
     if use_case.predict.group:
         keys[use_case.predict.group] = "leak"
@@ -263,28 +251,25 @@ def _entities(use_case: UseCase, rows: pa.Table, train: Mask) -> list[Finding]:
     for name, level in keys.items():
         if name not in rows.column_names or name in use_case.prediction_source.constants:
             continue
-        codes = _codes(one_array(rows.column(name)))
-        present = _flags(one_array(rows.column(name)).is_valid())
+        codes, present = codes_with_null(rows.column(name)), valid_mask(rows.column(name))
         both = np.intersect1d(codes[train & present], codes[~train & present])
         if len(both):
             share = float(np.isin(codes[~train & present], both).mean())
-            reason = f"{len(both)} values of {name} are on both sides of the split, in {share:.0%} of the judged rows"
+            reason = (
+                f"{len(both)} values of {name} are on both sides of the split, in {share:.0%} of the evaluated rows"
+            )
             found.append(
                 Finding(kind="entity_across_split", level=level, column=name, reason=reason, value=share, bound=0)
             )
     return found
 
 
-def _duplicates(rows: pa.Table, train: Mask) -> list[Finding]:
-    """Rows that are the same in everything, their time too, but for their number."""
+def _duplicates(rows: pa.Table, train: Flags) -> list[Finding]:
+    """Rows that are equal in every column, their time too, except their number."""
     names = [name for name in rows.column_names if name not in ("row_id", "ingest_seq", "created_time")]
     if not names or not rows.num_rows:
         return []
-    codes = np.zeros(rows.num_rows, dtype=np.int64)
-    for name in names:
-        column = one_array(rows.column(name))
-        part = _codes(column.cast(pa.int64()) if column.type == TIME else column)
-        codes = np.unique(codes * (int(part.max()) + 1) + part, return_inverse=True)[1]
+    codes = row_codes((rows.column(name) for name in names), rows.num_rows)
     counts = np.bincount(codes)
     repeats = int((counts - 1).sum())
     if not repeats:
@@ -292,7 +277,7 @@ def _duplicates(rows: pa.Table, train: Mask) -> list[Finding]:
     crossing = int(np.isin(codes[~train], codes[train]).sum())
     level: Literal["leak", "note"] = "leak" if crossing else "note"
     reason = (
-        f"{repeats} of {rows.num_rows} rows repeat another in every column; {crossing} were trained on and judged on"
+        f"{repeats} of {rows.num_rows} rows repeat another in every column; {crossing} were trained on and evaluated on"
     )
     return [
         Finding(kind="duplicate_rows", level=level, column=None, reason=reason, value=repeats / rows.num_rows, bound=0)

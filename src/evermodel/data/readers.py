@@ -1,7 +1,7 @@
 """Sources as tables of raw columns: csv, tsv, parquet, sessions, or a function named by import path.
 
-A reader judges nothing: text stays text, so that a bad cell reaches `validation`, which rejects it with its value. A
-line that isn't even a row (too many or too few cells) becomes a row whose only cell is in the column `MALFORMED`.
+A reader keeps text as text, so that a bad cell reaches `validation`, which rejects it with its value. A line with too
+many or too few cells becomes a row whose only cell is in the column `MALFORMED`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Reader = Callable[[list[str], dict[str, Any]], pa.Table]
 
 
 def read_source(use_case: UseCase, source: Source, data_dir: str | Path, *, window: Window | None = None) -> pa.Table:
-    """The raw columns of every file of the source, in the order of the files' names; none is interpreted.
+    """The raw columns of every file of the source, in the order of the files' names.
 
-    `window`: of a simulated source, whose rows are made and not read, the time to live through.
+    `window`: the time to simulate, if the source is simulated.
     """
     if source.reader == "simulator":
         if window is None:
-            raise DataError(f"{use_case.name}.{source.name} is simulated: say for which window")
+            raise DataError(f"{use_case.name}.{source.name} is simulated: give the window to simulate")
         from evermodel.simulation import simulator
 
         return simulator.read(use_case, source.name, window)
@@ -56,13 +56,13 @@ def read_source(use_case: UseCase, source: Source, data_dir: str | Path, *, wind
 
 
 def source_digest(source: Source, raw: pa.Table, data_dir: str | Path) -> str:
-    """What names a batch by default: the digest of the files' bytes, or of the raw table where there are no files."""
+    """The default name of a batch: the digest of the files' bytes, or of the raw table if there are no files."""
     paths = find_paths(source, data_dir)
     return sha256("".join(sha256(storage.read_bytes(path)) for path in paths).encode()) if paths else table_digest(raw)
 
 
 def find_paths(source: Source, data_dir: str | Path) -> list[str]:
-    """The files that `source.path` names below the data directory, sorted; DataError where there is none."""
+    """The files that `source.path` names below the data directory, sorted; DataError if there is none."""
     if source.path is None:
         return []
     parts = source.path.strip("/").split("/")
@@ -89,8 +89,8 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
-def _plain(path: str) -> bytes:
-    """A file's bytes, unpacked where it is gzip (by its first bytes, not by its name)."""
+def _read_unpacked(path: str) -> bytes:
+    """A file's bytes, unpacked if they are gzip (by the first bytes, not by the name)."""
     data = storage.read_bytes(path)
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
@@ -99,7 +99,7 @@ def read_parquet(paths: list[str], options: dict[str, Any]) -> pa.Table:
     """Columns as they are stored. No options."""
     _known_options("parquet", options, ())
     try:
-        tables = [pq.read_table(pa.BufferReader(_plain(path))) for path in paths]
+        tables = [pq.read_table(pa.BufferReader(_read_unpacked(path))) for path in paths]
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(f"{', '.join(paths)}: {error}") from None
@@ -123,7 +123,7 @@ _CSV_OPTIONS = ("delimiter", "quote", "columns", "nulls", "skip_rows", "encoding
 def _read_delimited(paths: list[str], options: dict[str, Any]) -> pa.Table:
     tables: list[pa.Table] = []
     for path in paths:
-        data = _plain(path)
+        data = _read_unpacked(path)
         names = options.get("columns") or _header(path, data, options)
         try:
             table = _parse_delimited(data, names, options)
@@ -153,10 +153,10 @@ def _header(path: str, data: bytes, options: dict[str, Any]) -> list[str]:
 
 
 def _parse_delimited(data: bytes, names: list[str], options: dict[str, Any]) -> pa.Table:
-    """Every cell as text; a line with too many or too few cells as a malformed row in its place."""
+    """Every cell as text; a line with too many or too few cells becomes a malformed row in its place."""
     skipped: list[tuple[int, str]] = []
 
-    def keep(row: pa_csv.InvalidRow) -> str:
+    def skip(row: pa_csv.InvalidRow) -> str:
         skipped.append((row.number or 0, row.text))
         return "skip"
 
@@ -178,18 +178,18 @@ def _parse_delimited(data: bytes, names: list[str], options: dict[str, Any]) -> 
             parse_options=pa_csv.ParseOptions(**parse),
             convert_options=convert,
         )
-    except pa.ArrowInvalid:  # once more by one thread, which counts lines: the bad ones keep their place
+    except pa.ArrowInvalid:  # again with one thread, which counts lines, so that bad lines keep their place
         table = pa_csv.read_csv(
             io.BytesIO(data),
             read_options=pa_csv.ReadOptions(**read_options, use_threads=False),
-            parse_options=pa_csv.ParseOptions(**parse, invalid_row_handler=keep),
+            parse_options=pa_csv.ParseOptions(**parse, invalid_row_handler=skip),
             convert_options=convert,
         )
     return _insert_malformed(table, [(number - before - 1, text) for number, text in skipped])
 
 
 def _insert_malformed(table: pa.Table, malformed: list[tuple[int, str]]) -> pa.Table:
-    """Put the lines that are no rows where they stood: `malformed` holds (row, text)."""
+    """Puts malformed lines back in their places: `malformed` holds (row, text)."""
     total = table.num_rows + len(malformed)
     texts = dict(malformed)
     places: list[int | None] = []
@@ -205,10 +205,10 @@ _SESSION_OPTIONS = ("unknown", "unknown_entry", "step", "delimiter")
 
 
 def read_sessions(paths: list[str], options: dict[str, Any]) -> pa.Table:
-    """Ragged lines `time, user, entry point, item+operation …, item where it ended`: one row a step.
+    """Ragged lines `time, user, entry point, item+operation …, last item`: one row per step.
 
     Columns, all text but two: session (`file:line`, from 1), time, user, entry, step (int, from 0), item, operation,
-    next (the item of the next step; after the last one the item where the session ended; null where that is unknown),
+    next (the item of the next step; after the last step the item where the session ended; null if that is unknown),
     final (bool). Options: `unknown` (end, "-1"), `unknown_entry` ("0"), `step` (a pattern with the groups item and
     operation, digits and a letter), `delimiter` (tab).
     """
@@ -218,7 +218,7 @@ def read_sessions(paths: list[str], options: dict[str, Any]) -> pa.Table:
     rows: list[tuple[Any, ...]] = []
     for path in paths:
         name = path.partition("?")[0].rsplit("/", 1)[-1]
-        for number, line in enumerate(_plain(path).decode().splitlines(), start=1):
+        for number, line in enumerate(_read_unpacked(path).decode().splitlines(), start=1):
             cells = [cell.strip() for cell in line.split(options.get("delimiter", "\t"))]
             steps = [pattern.fullmatch(cell) for cell in cells[3:-1]]
             if len(cells) < 5 or not all(steps):

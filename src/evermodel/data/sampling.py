@@ -1,4 +1,4 @@
-"""Samples of rows without replacement, as ascending row numbers; randomness comes from the caller's generator."""
+"""Samples of rows without replacement, as ascending row numbers. Randomness comes from the caller's generator."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-Int64 = npt.NDArray[np.int64]
+from evermodel.columns import Floats, Ints
+
 Item = TypeVar("Item")
 
 
-def simple(rows: int, size: int, rng: np.random.Generator) -> Int64:
-    """`size` of `rows` row numbers, each equally likely; all of them where there are no more."""
+def simple(rows: int, size: int, rng: np.random.Generator) -> Ints:
+    """`size` of `rows` row numbers, each equally likely; all of them if there are no more."""
     return np.sort(rng.choice(rows, size=min(size, rows), replace=False)).astype(np.int64)
 
 
-def stratified(strata: npt.NDArray[Any], size: int, rng: np.random.Generator) -> Int64:
-    """Each stratum (a value of `strata[n]`) by its share; what rounding leaves over goes by largest remainder."""
+def stratified(strata: NDArray[Any], size: int, rng: np.random.Generator) -> Ints:
+    """Each stratum (a value of `strata[n]`) in proportion to its size; rounding is by largest remainder."""
     values, codes, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if size >= len(codes):
         return np.arange(len(codes), dtype=np.int64)
     exact = counts * size / len(codes)
     wanted = np.floor(exact).astype(np.int64)
-    left = size - int(wanted.sum())
-    wanted[np.argsort(-(exact - wanted), kind="stable")[:left]] += 1
+    remaining = size - int(wanted.sum())
+    wanted[np.argsort(-(exact - wanted), kind="stable")[:remaining]] += 1
     order = np.argsort(codes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)])
     parts = [order[starts[k] : starts[k + 1]][simple(int(counts[k]), int(wanted[k]), rng)] for k in range(len(values))]
     return np.sort(np.concatenate(parts)).astype(np.int64)
 
 
-def weighted(weights: npt.NDArray[np.float64], size: int, rng: np.random.Generator) -> Int64:
-    """Drawn one after another in proportion to the weights that are left; weight 0 is never drawn.
+def weighted(weights: Floats, size: int, rng: np.random.Generator) -> Ints:
+    """Draws one row after another in proportion to the weights of the remaining rows; weight 0 is never drawn.
 
     Efraimidis and Spirakis (2006), algorithm A-ES: the `size` largest of log(u) / weight.
     """

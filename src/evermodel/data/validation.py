@@ -1,7 +1,7 @@
-"""Raw columns → events of declared types, and rejects with row, field, reason and value. Nothing is dropped silently.
+"""Raw columns → events of declared types, and rejects with row, field, reason and value. No row is dropped silently.
 
-A row is rejected once, at the first thing that is wrong with it: the line itself, its event time, its creation time,
-then its fields in the order of the use-case file. So valid rows + rejects = raw rows.
+A row is rejected once, for its first fault: the line itself, its event time, its creation time, then its fields in the
+order of the use-case file. So valid rows + rejects = raw rows.
 """
 
 from __future__ import annotations
@@ -9,37 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from evermodel.clock import micros
+from evermodel.columns import TIME, Flags, times_array, true_mask, valid_mask
 from evermodel.data.readers import MALFORMED
-from evermodel.data.tables import TIME, times_array
 from evermodel.errors import DataError, nearest
 from evermodel.use_case import Clock, Field, Source, UseCase
 
 REJECTS = pa.schema([("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("value", pa.string())])
-Mask = npt.NDArray[np.bool_]
 _FLOAT = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?$"
 _INT = r"^[-+]?\d{1,18}$"
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
 class Rejects:
-    """Marks rows at the first thing that is wrong with them."""
+    """The first fault of each row, if it has one."""
 
     def __init__(self, rows: int) -> None:
-        self.field: npt.NDArray[np.object_] = np.full(rows, None, dtype=object)
-        self.reason: npt.NDArray[np.object_] = np.full(rows, None, dtype=object)
-        self.value: npt.NDArray[np.object_] = np.full(rows, None, dtype=object)
+        self.field: NDArray[np.object_] = np.full(rows, None, dtype=object)
+        self.reason: NDArray[np.object_] = np.full(rows, None, dtype=object)
+        self.value: NDArray[np.object_] = np.full(rows, None, dtype=object)
 
     @property
-    def bad(self) -> Mask:
+    def bad(self) -> Flags:
         return np.asarray(self.field != None, dtype=bool)  # noqa: E711 (elementwise)
 
-    def add(self, mask: Mask, field: str, reason: str, values: pa.ChunkedArray | pa.Array | None) -> None:
+    def add(self, mask: Flags, field: str, reason: str, values: pa.ChunkedArray | pa.Array | None) -> None:
         rows = np.flatnonzero(mask & ~self.bad)
         if not len(rows):
             return
@@ -60,13 +59,13 @@ class Rejects:
 def validate(use_case: UseCase, source: Source, raw: pa.Table) -> tuple[pa.Table, pa.Table]:
     """(events without ingest_seq in the raw rows' order, rejects: row int64 from 0, field, reason, value).
 
-    DataError where a declared column isn't in `raw` at all.
+    DataError if a declared column isn't in `raw`.
     """
     _check_columns(use_case, source, raw)
     rejects = Rejects(raw.num_rows)
     if MALFORMED in raw.column_names:
         text = raw.column(MALFORMED)
-        rejects.add(_mask(text.is_valid()), "row", "not as many cells as columns", text)
+        rejects.add(valid_mask(text), "row", "not as many cells as columns", text)
     event_time = _clock(source, "event_time", source.event_time, raw, rejects)
     created = event_time
     if source.created_time is not None:
@@ -96,27 +95,20 @@ def _check_columns(use_case: UseCase, source: Source, raw: pa.Table) -> None:
             raise DataError(f"{where}: the source has no column {name!r}; {nearest(name, raw.column_names)}")
 
 
-def _mask(values: pa.Array | pa.ChunkedArray) -> Mask:
-    """Booleans, null as False → bool[n]."""
-    return np.asarray(pc.fill_null(values, False).to_pandas(), dtype=bool)
-
-
 def _clock(source: Source, name: str, clock: Clock, raw: pa.Table, rejects: Rejects) -> pa.Array:
-    """The times of all rows; a missing or unreadable one is a reject."""
+    """The times of all rows; a missing or unreadable time is a reject."""
     if clock.row_number is not None:
         start, step = micros(clock.row_number.start), clock.row_number.step
         return times_array(start + step * np.arange(raw.num_rows, dtype=np.int64))
-    column = _plain(raw.column(raw_column(source, clock.field or "")))
+    column = _decoded(raw.column(raw_column(source, clock.field or "")))
     times = parse_times(column, clock.format)
-    rejects.add(~_mask(column.is_valid()), name, "null", None)
-    rejects.add(
-        ~_mask(times.is_valid()), name, "not a time" + (f" like {clock.format}" if clock.format else ""), column
-    )
+    rejects.add(~valid_mask(column), name, "null", None)
+    rejects.add(~valid_mask(times), name, "not a time" + (f" like {clock.format}" if clock.format else ""), column)
     return times
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries decoded, one type of text, no NaN: that is no value."""
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decodes dictionaries, gives text one type, and turns NaN into null."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
@@ -127,29 +119,29 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _field(field: Field, column: pa.ChunkedArray, rejects: Rejects) -> pa.ChunkedArray:
-    """The column in its declared type; null where a cell can't be read, which is a reject."""
-    column = _plain(column)
+    """The column in its declared type; a cell that can't be read is null, and a reject."""
+    column = _decoded(column)
     try:
         values = _PARSERS[field.type](column)
     except pa.ArrowException:
         raise DataError(f"field {field.name}: a column of type {column.type} can't be read as {field.type}") from None
-    missing = ~_mask(column.is_valid())
+    missing = ~valid_mask(column)
     if field.type != "string" and pa.types.is_string(column.type):
         empty = ("", "nan") if field.type == "float" else ("",)
-        missing |= _mask(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), value_set=pa.array(empty)))
+        missing |= true_mask(pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), value_set=pa.array(empty)))
     if not field.nullable:
         rejects.add(missing, field.name, "null", None)
-    rejects.add(~missing & ~_mask(values.is_valid()), field.name, f"not a {field.type}", column)
+    rejects.add(~missing & ~valid_mask(values), field.name, f"not a {field.type}", column)
     if field.type == "float":
-        rejects.add(_mask(pc.is_inf(values)), field.name, "not finite", column)
+        rejects.add(true_mask(pc.is_inf(values)), field.name, "not finite", column)
     if field.type in ("float", "int") and field.min is not None:
-        rejects.add(_mask(pc.less(values, field.min)), field.name, f"below {field.min:g}", column)
+        rejects.add(true_mask(pc.less(values, field.min)), field.name, f"below {field.min:g}", column)
     if field.type in ("float", "int") and field.max is not None:
-        rejects.add(_mask(pc.greater(values, field.max)), field.name, f"above {field.max:g}", column)
+        rejects.add(true_mask(pc.greater(values, field.max)), field.name, f"above {field.max:g}", column)
     if field.values is not None:
         text = values.cast(pa.string())
         allowed = pc.is_in(text, value_set=pa.array(field.values, pa.string()))
-        rejects.add(_mask(text.is_valid()) & ~_mask(allowed), field.name, "not an allowed value", column)
+        rejects.add(valid_mask(text) & ~true_mask(allowed), field.name, "not an allowed value", column)
     return values
 
 
@@ -171,7 +163,7 @@ def _ints(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _read_text(column: pa.ChunkedArray, pattern: str, kind: pa.DataType) -> pa.ChunkedArray:
-    """Numbers where the text is one, null elsewhere."""
+    """The text as numbers, null if it is none."""
     trimmed = pc.utf8_trim_whitespace(column)
     readable = pc.match_substring_regex(trimmed, pattern)
     plain = pc.replace_substring_regex(pc.if_else(readable, trimmed, pa.scalar(None, pa.string())), r"^\+", "")
@@ -193,7 +185,7 @@ def _bools(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def parse_times(column: pa.ChunkedArray, pattern: str | None = None) -> pa.ChunkedArray:
-    """Times in UTC; naive ones are UTC; null where a cell is none.
+    """Times in UTC; a time without zone is UTC; null if the cell holds no time.
 
     Text: ISO 8601, or by the strptime `pattern`. Whole numbers: only with the pattern `%s`, seconds since 1970.
     """

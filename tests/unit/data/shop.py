@@ -1,4 +1,4 @@
-"""A little shop: visits that are answered, orders that follow them; raw tables as text, as a CSV gives them."""
+"""A small shop: visits, and orders that follow them; raw tables of text, as a CSV has them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from evermodel.data.events import DAY
 from evermodel.columns import times_array
+from evermodel.data.events import DAY
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
 
@@ -74,7 +74,7 @@ def raw(rows: Iterable[tuple[Any, ...]]) -> pa.Table:
 
 
 def visit(number: int, **cells: str | None) -> tuple[str | None, ...]:
-    """A good row, but for `cells`; written when it happened."""
+    """A valid row with these `cells` changed; created when it happened."""
     at = cells.get("at") or f"2024-05-{1 + number % 9:02d}T10:00:00Z"
     row = {"id": str(number), "who": "ann", "spent": "7.5", "stars": "3", "kind": "walk", "at": at, "written": at}
     return tuple((row | cells).values())

@@ -1,4 +1,4 @@
-"""The log: once, in order, whole, and nothing that wasn't committed."""
+"""The event log holds each batch once, in order and whole, and shows committed rows only."""
 
 import subprocess
 import sys
@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermodel import storage
+from evermodel.columns import ints
 from evermodel.data.events import EventLog
-from evermodel.data.tables import int64, table_digest
+from evermodel.data.tables import table_digest
 from evermodel.errors import ConflictError, DataError, IntegrityError
 from evermodel.records import Window
 from tests.support import ROOT
@@ -63,11 +64,11 @@ def test_nothing_is_lost_doubled_or_out_of_order(
 ) -> None:
     log = EventLog(str(tmp_path_factory.mktemp("log")))
     for number, hours in enumerate(batches):
-        for _ in range(2):  # the second time it is there
+        for _ in range(2):  # the second append changes nothing
             log.append("s", batch(hours, name=f"{number}:"), batch_id=str(number))
     table = log.read("s")
     assert sorted(table.column("ingest_seq").to_pylist()) == list(range(sum(map(len, batches))))
-    order = list(zip(int64(table.column("event_time")), table.column("ingest_seq").to_pylist(), strict=True))
+    order = list(zip(ints(table.column("event_time")), table.column("ingest_seq").to_pylist(), strict=True))
     assert order == sorted(order)
     parts = [log.read("s", window=day(number)) for number in range(5)]
     if batches:
@@ -139,7 +140,7 @@ def before_new(log: EventLog) -> list[bool]:
     return [name != "new0" for name in log.read("s").column("name").to_pylist()]
 
 
-def test_a_reader_from_before_a_compaction_finds_its_way(tmp_path: Path) -> None:
+def test_a_reader_opened_before_a_compaction_reads_all_rows(tmp_path: Path) -> None:
     log, other = EventLog(str(tmp_path)), EventLog(str(tmp_path))
     log.append("s", batch([1]), batch_id="one")
     assert other.read("s").num_rows == 1
@@ -148,7 +149,7 @@ def test_a_reader_from_before_a_compaction_finds_its_way(tmp_path: Path) -> None
     assert other.read("s").num_rows == 2
 
 
-def test_the_version_is_of_content_not_of_files(tmp_path: Path) -> None:
+def test_the_version_depends_on_content_not_on_files(tmp_path: Path) -> None:
     logs = [EventLog(str(tmp_path / name)) for name in "abc"]
     table = batch([1, 2])
     logs[0].append("s", table, batch_id="one")
@@ -160,7 +161,7 @@ def test_the_version_is_of_content_not_of_files(tmp_path: Path) -> None:
     assert logs[0].data_version(["s"]) == logs[0].data_version(["s", "nothing"]) != logs[0].data_version([])
 
 
-def test_the_digest_does_not_see_what_is_under_a_null() -> None:
+def test_the_digest_ignores_the_value_under_a_null() -> None:
     one = pa.array([1, 2, 3], mask=np.array([False, True, False]))
     other = pa.array([1, 9, 3], mask=np.array([False, True, False]))
     assert table_digest(pa.table({"x": one})) == table_digest(pa.table({"x": other}))
@@ -184,7 +185,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     assert sorted(table.column("ingest_seq").to_pylist()) == list(range(20))
 
 
-def test_a_writer_that_looked_before_is_told(tmp_path: Path) -> None:
+def test_a_writer_that_missed_a_commit_gets_a_conflict(tmp_path: Path) -> None:
     log = EventLog(str(tmp_path))
     log.append("s", batch([1]), batch_id="one", after=0)
     with pytest.raises(ConflictError, match="has 1 commits, not 0"):
@@ -192,7 +193,7 @@ def test_a_writer_that_looked_before_is_told(tmp_path: Path) -> None:
     assert log.read("s").num_rows == 1
 
 
-def test_what_can_not_be_a_batch(tmp_path: Path) -> None:
+def test_a_bad_batch_is_an_error(tmp_path: Path) -> None:
     log = EventLog(str(tmp_path))
     log.append("s", batch([1]), batch_id="one")
     changed = batch([1]).set_column(1, "hour", pa.array(["x"]))
@@ -224,7 +225,7 @@ def test_a_source_without_events_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_declared_column_can_be_read_before_any_batch_has_it(tmp_path: Path) -> None:
-    """A stream brings one source's events before another's: features are computed all the same."""
+    """A stream may bring one source's events before another's; features are computed anyway."""
     source = shop().sources[0]
     log = EventLog(str(tmp_path), [source])
     first = source.fields[0].name
@@ -263,4 +264,4 @@ def test_killed_at_any_durable_step_and_run_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) > 15, "a kill at every step"
-    assert len(set(lines)) == 1, "one version and one file a date, wherever it was killed"
+    assert len(set(lines)) == 1, "one version and one file per date, wherever it was killed"

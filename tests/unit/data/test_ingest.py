@@ -1,4 +1,4 @@
-"""in = applied + duplicate + rejected, whatever comes, in whatever order, however often."""
+"""in = applied + duplicate + rejected, for any rows, in any order, however often."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_every_row_is_applied_a_duplicate_or_rejected(
     assert table.num_rows == applied
     if applied:
         visits = table.column("visit").to_pylist()
-        assert len(visits) == len(set(visits)), "one row a key, over all batches"
+        assert len(visits) == len(set(visits)), "one row per key, over all batches"
 
 
 @settings(max_examples=8, deadline=None)

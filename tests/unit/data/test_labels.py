@@ -1,6 +1,6 @@
-"""A label is what followed in time, known in time; what isn't known is null."""
+"""A label is what followed within its delay; an unknown label is null."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermodel.clock import from_micros
+from evermodel.columns import times_array
 from evermodel.data.events import EventLog
-from evermodel.data.labels import label_times, labels
-from evermodel.data.tables import times_array
+from evermodel.data.labels import labels
 from evermodel.errors import DataError
 from tests.unit.data.shop import shop
 
@@ -70,7 +70,7 @@ def test_an_event_within_the_delay_is_the_label(tmp_path: Path) -> None:
             ("ann", "walk", 99, 99, 50.0, "before", True),
             ("ann", "walk", 160, 160, 50.0, "after an hour", True),
             ("ann", "ride", 130, 130, 50.0, "another kind", True),
-            ("bob", "walk", 120, 161, 50.0, "written too late", True),
+            ("bob", "walk", 120, 161, 50.0, "created too late", True),
             (None, "walk", 120, 120, 50.0, "of nobody", True),
         ],
     )
@@ -95,31 +95,19 @@ def test_nothing_is_known_before_its_delay(tmp_path: Path) -> None:
 
     assert known(99) == set()
     assert known(100) == {"rating"}
-    assert known(159) == {"rating"}, "an order that is there says nothing yet about those that aren't"
+    assert known(159) == {"rating"}, "one order says nothing about orders that may follow"
     assert known(160) == {"rating", "ordered", "revenue", "first_dish"}
     assert known(220) == {"rating", "ordered", "revenue", "first_dish", "paid"}
     assert "rode" in known(100 + 24 * 60)
     assert "rode" not in known(99 + 24 * 60)
 
 
-def test_no_events_at_all_is_all_negative(tmp_path: Path) -> None:
+def test_without_events_every_label_is_negative(tmp_path: Path) -> None:
     got = found(order_log(tmp_path, []), visits([("ann", "walk", 100), (None, "walk", 1)]))
     assert got["ordered"] == [0.0, None]
     assert got["first_dish"] == [None, None]
     empty = visits([("ann", "walk", 100)]).slice(0, 0)
     assert all(values == [] for values in found(order_log(tmp_path, []), empty).values())
-
-
-def test_when_each_label_is_first_known(tmp_path: Path) -> None:
-    log = order_log(
-        tmp_path, [("ann", "walk", 130, 140, 5.0, "soup", False), ("ann", "walk", 120, 150, 5.0, "rice", True)]
-    )
-    times = label_times(shop(), log, visits([("ann", "walk", 100), ("bob", "walk", 100), (None, "walk", 100)]))
-    start = datetime(1970, 1, 1, tzinfo=UTC)
-    minute = [start + timedelta(minutes=number) for number in range(3000)]
-    assert times["ordered"].to_pylist() == [minute[140], minute[160], None]
-    assert times["rode"].to_pylist() == [minute[100 + 24 * 60]] * 3
-    assert times["first_dish"].to_pylist() == [minute[140], None, None]
 
 
 ORDERS = st.tuples(
@@ -136,7 +124,7 @@ VISITS = st.tuples(st.sampled_from(["ann", "bob", "cid", None]), st.sampled_from
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(ORDERS, max_size=15), st.lists(VISITS, min_size=1, max_size=8))
-def test_labels_are_those_of_a_search_row_by_row(
+def test_labels_equal_a_search_row_by_row(
     tmp_path_factory: pytest.TempPathFactory, orders: list[Any], rows: list[Any]
 ) -> None:
     orders = [(who, kind, at, at + wait, *rest) for who, kind, at, wait, *rest in orders]
@@ -155,7 +143,7 @@ def test_labels_are_those_of_a_search_row_by_row(
         assert got["first_dish"][index] == (followed[0][2][5] if followed else None)
 
 
-def test_a_label_that_can_not_be_made_says_so(tmp_path: Path) -> None:
+def test_a_label_that_can_not_be_computed_is_an_error(tmp_path: Path) -> None:
     case = shop()
     rode = case.label("rode")
 

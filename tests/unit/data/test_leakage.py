@@ -1,4 +1,4 @@
-"""Leaks that were planted are found and named; what is clean is left alone."""
+"""Injected leaks are found and named; clean rows have no findings."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.data.leakage import Finding, auc, declared_leaks, leakage_report, refuse
 from evermodel.columns import times_array
+from evermodel.data.leakage import Finding, auc, declared_leaks, leakage_report, refuse
 from evermodel.errors import DataError, LeakageError
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
 
 
 def case(delay: str = "7d", *, place: bool = False) -> UseCase:
-    """`place`: with the feature that is, of the label `town`, the label itself."""
+    """`place`: adds the feature that is the label `town` itself."""
     rate = {"kind": "window", "source": "loans", "entity": "person", "aggregate": "rate", "field": "lost"}
     features: dict[str, dict[str, Any]] = {
         "age": {},
@@ -52,7 +52,7 @@ def without_town(found: UseCase) -> UseCase:
 
 
 def rows(count: int = 400, **columns: pa.Array) -> pa.Table:
-    """Clean ones, but for `columns`: age tells a little about the label, as a feature should."""
+    """Clean rows with these `columns` replaced: age says a little about the label, as a feature should."""
     rng = np.random.default_rng(3)
     lost = (rng.random(count) < 0.3).astype(float)
     table = {
@@ -96,11 +96,11 @@ def test_a_window_that_sees_labels_before_they_are_known_is_named() -> None:
 
 def test_fraud_without_its_delay_is_named_and_as_shipped_is_clean(fraud: UseCase) -> None:
     assert declared_leaks(fraud) == []
-    hasty = [
+    without_delay = [
         feature.model_copy(update={"delay": 0}) if feature.name == "terminal_fraud" else feature
         for feature in fraud.features
     ]
-    found = declared_leaks(fraud.model_copy(update={"features": tuple(hasty)}))
+    found = declared_leaks(fraud.model_copy(update={"features": tuple(without_delay)}))
     assert [finding.column for finding in found] == ["terminal_fraud_1d", "terminal_fraud_7d", "terminal_fraud_30d"]
 
 
@@ -108,7 +108,7 @@ def test_the_label_as_a_feature_is_named() -> None:
     assert [finding.column for finding in declared_leaks(case(place=True))] == ["place"]
 
 
-def test_a_feature_that_alone_tells_the_label_is_found() -> None:
+def test_a_feature_that_alone_predicts_the_label_is_found() -> None:
     lost = rows().column("label:lost").to_numpy()
     noise = np.random.default_rng(1).normal(0, 0.1, 400)
     found = leakage_report(without_town(case()), rows(age=pa.array(-lost + noise)), train=TRAIN, label="lost")
@@ -117,7 +117,7 @@ def test_a_feature_that_alone_tells_the_label_is_found() -> None:
     assert found[0].value > 0.98
 
 
-def test_a_feature_whose_gaps_tell_the_label_is_found() -> None:
+def test_a_feature_whose_gaps_predict_the_label_is_found() -> None:
     table = rows()
     lost = table.column("label:lost").to_numpy()
     gaps = pa.array(table.column("age").to_numpy(), mask=lost == 1)
@@ -126,7 +126,7 @@ def test_a_feature_whose_gaps_tell_the_label_is_found() -> None:
     assert "whether age is missing" in found[0].reason
 
 
-def test_categories_that_tell_a_class_or_a_number_are_found() -> None:
+def test_categories_that_predict_a_class_or_a_number_are_found() -> None:
     rng = np.random.default_rng(5)
     town = rng.choice(["x", "y", "z"], 400)
     both = case(place=True)
@@ -160,14 +160,14 @@ def test_statistics_of_all_rows_are_a_leak_and_of_others_a_note() -> None:
 
 
 def test_requests_and_entities_across_the_split() -> None:
-    torn = np.arange(400) < 301
-    found = leakage_report(without_town(case()), rows(), train=torn, label="lost")
+    split_request = np.arange(400) < 301
+    found = leakage_report(without_town(case()), rows(), train=split_request, label="lost")
     assert leaks(found) == [("entity_across_split", "request")]
     found = leakage_report(without_town(case()), rows(person=pa.array(np.arange(400) % 50)), train=TRAIN, label="lost")
     assert [(item.level, item.column, item.value) for item in found] == [("note", "person", 1.0)]
 
 
-def test_rows_that_are_there_twice() -> None:
+def test_repeated_rows() -> None:
     table = rows()
     twice = pa.concat_tables([table, table.slice(0, 3)])
     twice = twice.set_column(0, "row_id", pa.array(np.arange(403)))
@@ -180,12 +180,12 @@ def test_rows_that_are_there_twice() -> None:
     assert [item.level for item in inside if item.kind == "duplicate_rows"] == ["note"]
 
 
-def test_too_few_rows_say_nothing() -> None:
+def test_too_few_rows_have_no_findings() -> None:
     few = rows(30).set_column(4, "age", rows(30).column("label:lost"))
     assert leakage_report(without_town(case()), few, train=np.arange(30) < 20, label="lost") == []
 
 
-def test_what_is_not_there_is_an_error() -> None:
+def test_an_unknown_label_or_a_wrong_mask_is_an_error() -> None:
     with pytest.raises(DataError, match=r"no label 'loss'; did you mean 'lost'\?"):
         leakage_report(case(), rows(), train=TRAIN, label="loss")
     with pytest.raises(DataError, match="5 entries for 400 rows"):

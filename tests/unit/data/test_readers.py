@@ -1,4 +1,4 @@
-"""Files as they come, and the real ones against what is known about them."""
+"""Readers of each format, and the real data sets against known facts about them."""
 
 import gzip
 from pathlib import Path
@@ -18,20 +18,20 @@ from tests.support import ROOT
 from tests.unit.data.shop import NOW, shop
 
 
-def test_csv_is_text_with_nulls_where_nothing_stands(tmp_path: Path) -> None:
+def test_csv_is_text_with_nulls_for_empty_cells(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('a,b\n1,"x, ""y"""\n,?\n')
     assert read_csv([str(tmp_path / "a.csv")], {}).to_pydict() == {"a": ["1", None], "b": ['x, "y"', "?"]}
     assert read_csv([str(tmp_path / "a.csv")], {"nulls": ["", "?"]}).to_pydict()["b"] == ['x, "y"', None]
 
 
-def test_csv_without_a_header_gzipped_and_separated_otherwise(tmp_path: Path) -> None:
+def test_csv_without_a_header_gzipped_and_with_another_delimiter(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"# made by hand\n1;2\n3;4\n"))
     table = read_csv([str(path)], {"columns": ["a", "b"], "delimiter": ";", "skip_rows": 1})
     assert table.to_pydict() == {"a": ["1", "3"], "b": ["2", "4"]}
 
 
-def test_a_line_that_is_no_row_is_rejected_in_its_place(tmp_path: Path) -> None:
+def test_a_malformed_line_is_rejected_with_its_row_number(tmp_path: Path) -> None:
     (tmp_path / "visits.csv").write_text(
         "id,who,spent,stars,kind,at,written\n"
         "1,ann,1,,walk,2024-05-01,2024-05-01\n"
@@ -73,7 +73,7 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
         find_paths(shop().source("orders"), tmp_path)
 
 
-def test_what_can_not_be_read_says_where(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "visits.csv").write_text("")
     with pytest.raises(DataError, match=r"visits.csv is empty"):
         read_source(shop(), shop().source("visits"), tmp_path)

@@ -1,4 +1,4 @@
-"""Samples are seeded, without replacement, and as likely as they say (bounds at five standard errors)."""
+"""Samples are seeded, without replacement, and have the stated probabilities (bounds at five standard errors)."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_strata_are_drawn_within_at_random() -> None:
     assert np.all(np.abs(counts / 400 - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 400))
 
 
-def test_weights_are_the_odds() -> None:
+def test_rows_are_drawn_in_proportion_to_weights() -> None:
     weights = np.array([1.0, 3.0, 0.0, 6.0])
     counts = np.zeros(4)
     for seed in range(3000):

@@ -1,11 +1,11 @@
-"""Cuts are times: rows of one time are never torn apart."""
+"""Cuts are times: rows of one time stay together."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evermodel.data.splits import by_time, newest_share
+from evermodel.data.splits import newest_share
 
 
 def test_the_newest_share() -> None:
@@ -21,18 +21,9 @@ def test_the_newest_share() -> None:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1), st.floats(0, 1))
-def test_no_cut_gives_less_than_its_share_unless_all_would_go(values: list[int], share: float) -> None:
+def test_the_newer_side_has_its_share_and_never_all_rows(values: list[int], share: float) -> None:
     times = np.array(values)
     newer = times >= newest_share(times, share)
     assert newer.sum() >= round(share * len(times)) or times[~newer].min() == times[~newer].max() == times.min()
     if len(set(values)) > 1 and share < 1:
         assert not newer.all()
-
-
-def test_parts_by_time() -> None:
-    old, middle, new = by_time(np.array([3, 1, 2, 5, 4]), [2, 4])
-    assert old.tolist() == [False, True, False, False, False]
-    assert middle.tolist() == [True, False, True, False, False]
-    assert new.tolist() == [False, False, False, True, True]
-    with pytest.raises(ValueError, match="order of time"):
-        by_time(np.array([1]), [4, 2])

@@ -1,4 +1,4 @@
-"""What is wrong with a row is said with its number, field, reason and value; the rest goes through in its type."""
+"""A bad row is rejected with its number, field, reason and value; good rows get their declared types."""
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ def test_a_row_with_two_faults_is_one_reject() -> None:
     assert rejects.column("field").to_pylist() == ["event_time"]
 
 
-def test_good_rows_come_in_their_declared_types() -> None:
+def test_good_rows_get_their_declared_types() -> None:
     case = shop()
     rows = [visit(1, spent=" +1e1 ", stars=""), visit(2, id="12.0", at="2024-05-02 10:00:00")]
     valid, rejects = validate(case, case.source("visits"), raw(rows))
