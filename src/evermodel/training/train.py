@@ -19,7 +19,7 @@ from evermodel.errors import DataError, StateError
 from evermodel.failpoint import failpoint
 from evermodel.features.training_set import row_digest
 from evermodel.records import BundleRef, Mode, TrainingManifest, Window
-from evermodel.training.trainer import Fitted, trainer_of
+from evermodel.training.trainer import Fitted, Trainer
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -137,3 +137,14 @@ def _check_known(rows: TrainingRows, now: datetime) -> None:
     for part in (rows.train, rows.rehearsal):
         if part is not None and len(part) and (newest := pc.max(part.column("event_time")).as_py()) > now:
             raise DataError(f"a row to train on is from {newest.isoformat()}, after now, {now.isoformat()}")
+
+
+def trainer_of(use_case: UseCase, objective: str, *, seed: int, num_workers: int, out: str) -> Trainer:
+    """The trainer of the objective's `model.kind`. `num_workers` 0: in this process. `out`: where workers meet."""
+    if use_case.objective(objective).model.is_trees:
+        from evermodel.training.trees.trainer import TreeTrainer
+
+        return TreeTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)
+    from evermodel.training.torch.trainer import NetworkTrainer
+
+    return NetworkTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)

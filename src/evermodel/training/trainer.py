@@ -1,4 +1,4 @@
-"""How an objective learns: the `Trainer` protocol, and which one the use case's `model.kind` asks for.
+"""How an objective learns: the `Trainer` protocol, and what a trainer returns.
 
 `training.torch` has networks, `training.trees` has gradient-boosted trees. A trainer knows nothing of bundles on disk, runs
 or the gate: it turns rows and perhaps a parent into what a bundle holds.
@@ -56,14 +56,3 @@ class Trainer(Protocol):
         StateError if the parent can't be restored whole, DataError if there is nothing to learn from.
         """
         ...
-
-
-def trainer_of(use_case: UseCase, objective: str, *, seed: int, num_workers: int, out: str) -> Trainer:
-    """The trainer of the objective's `model.kind`. `num_workers` 0: in this process. `out`: where workers meet."""
-    if use_case.objective(objective).model.is_trees:
-        from evermodel.training.trees.trainer import TreeTrainer
-
-        return TreeTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)
-    from evermodel.training.torch.trainer import NetworkTrainer
-
-    return NetworkTrainer(use_case, objective, seed=seed, num_workers=num_workers, out=out)
