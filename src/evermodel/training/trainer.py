@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evermodel.bundle import Bundle
-from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
     from evermodel.features.training_set import TrainingRows
