@@ -243,7 +243,7 @@ def _check_folder(uri: str, entries: Mapping[str, tuple[int, str]], *, max_bytes
     """Names and sizes, before a byte is read."""
     if (total := sum(size for size, _ in entries.values())) > max_bytes:
         raise IntegrityError(f"bundle {uri} has {total} bytes; at most {max_bytes} are read")
-    present = {_relative(uri, path) for path in storage.list_files(uri)}
+    present = {storage.Uri.parse(path).relative_to(uri) for path in storage.list_files(uri)}
     if missing := sorted(set(entries) - present):
         raise IntegrityError(f"bundle {uri}: {missing[0]} is missing")
     if extra := sorted(present - set(entries) - {MANIFEST, TIMING}):
@@ -251,12 +251,6 @@ def _check_folder(uri: str, entries: Mapping[str, tuple[int, str]], *, max_bytes
     for name, (size, _) in entries.items():
         if (found := storage.size(storage.join(uri, name))) != size:
             raise IntegrityError(f"{uri}/{name} has {found} bytes; its manifest says {size}")
-
-
-def _relative(uri: str, path: str) -> str:
-    root = storage.local_path(uri)
-    head = str(root) if root is not None else uri.partition("?")[0].rstrip("/")
-    return path.partition("?")[0][len(head) :].lstrip("/")
 
 
 def _seconds(uri: str) -> float:

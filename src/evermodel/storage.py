@@ -12,9 +12,10 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
@@ -28,10 +29,47 @@ from evermodel.failpoint import failpoint
 ROUNDS = 5  # of a conditional put that the store asks us to try again
 
 
+@dataclass(frozen=True)
+class Uri:
+    """A path or URI, split before its query, which may hold slashes: `?endpoint_override=http://host:9000`."""
+
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, uri: str | Path) -> Self:
+        path, _, query = str(uri).partition("?")
+        return cls(path, query)
+
+    def __str__(self) -> str:
+        return f"{self.path}?{self.query}" if self.query else self.path
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: `part.parquet`."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix: `part`."""
+        return self.name.rpartition(".")[0] or self.name
+
+    @property
+    def parent(self) -> Self:
+        return replace(self, path=self.path.rstrip("/").rpartition("/")[0])
+
+    def relative_to(self, folder: str | Path) -> str:
+        """The path below `folder`: `events/part.parquet`."""
+        root, path = local_path(folder), local_path(self.path)
+        if root is not None and path is not None:
+            return path.relative_to(root).as_posix()
+        return self.path.removeprefix(self.parse(folder).path.rstrip("/")).lstrip("/")
+
+
 def join(uri: str | Path, *parts: str) -> str:
     """`uri/part/part`; the query of a URI stays at its end."""
-    head, question, query = str(uri).partition("?")
-    return "/".join([head.rstrip("/"), *(part.strip("/") for part in parts)]) + question + query
+    head = Uri.parse(uri)
+    return str(replace(head, path="/".join([head.path.rstrip("/"), *(part.strip("/") for part in parts)])))
 
 
 def local_path(uri: str | Path) -> Path | None:
@@ -210,11 +248,10 @@ def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
         return sorted(
             str(path) for path in root.rglob(f"*{suffix}") if path.is_file() and not path.name.startswith(".")
         )
-    head, question, query = str(uri).partition("?")
     system, key = _remote(str(uri))
     found = system.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
     names = (info.path[len(key) :] for info in found if info.type == fs.FileType.File)
-    return sorted(head.rstrip("/") + name + question + query for name in names if name.endswith(suffix))
+    return sorted(join(uri, name) for name in names if name.endswith(suffix))
 
 
 def make_folder(uri: str | Path) -> None:
@@ -278,7 +315,7 @@ def open_log(path: Path) -> IO[bytes]:
 
 def count_rows(uri: str | Path) -> int:
     """The rows of a Parquet file, or of all below a folder, by their footers alone."""
-    is_file = str(uri).partition("?")[0].endswith(".parquet")
+    is_file = Uri.parse(uri).name.endswith(".parquet")
     return sum(_footer(file).num_rows for file in ([uri] if is_file else list_files(uri, suffix=".parquet")))
 
 

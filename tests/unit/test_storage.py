@@ -52,3 +52,17 @@ def test_other_file_systems_are_reached_by_uri(tmp_path: Path) -> None:
     uri = f"mock://{tmp_path.name}/a"
     assert storage.local_path(uri) is None
     assert storage.join("s3://b/k?endpoint_override=h", "x", "y") == "s3://b/k/x/y?endpoint_override=h"
+
+
+@pytest.mark.parametrize("query", ["", "?endpoint_override=http://host:9000&scheme=http"])
+def test_a_uri_is_taken_apart_before_its_query(query: str) -> None:
+    uri = storage.Uri.parse(f"s3://bucket/shop/part.1.parquet{query}")
+    assert (uri.name, uri.stem, str(uri.parent)) == ("part.1.parquet", "part.1", f"s3://bucket/shop{query}")
+    assert uri.relative_to(f"s3://bucket/{query}") == "shop/part.1.parquet"
+    assert str(uri) == storage.join(f"s3://bucket{query}", "shop", "part.1.parquet")
+
+
+def test_a_local_path_is_relative_to_its_folder_however_it_is_written(tmp_path: Path) -> None:
+    storage.write_text(tmp_path / "a" / "b", "")
+    for folder in (tmp_path, f"{tmp_path}/", f"file://{tmp_path}", tmp_path / "c" / ".."):
+        assert [storage.Uri.parse(uri).relative_to(folder) for uri in storage.list_files(folder)] == ["a/b"]

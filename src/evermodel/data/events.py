@@ -190,7 +190,7 @@ class EventLog:
 
     def sources(self) -> list[str]:
         """The sources with at least one commit."""
-        tails = (_relative(uri, self.root) for uri in storage.list_files(self.root, suffix=".json"))
+        tails = (storage.Uri.parse(uri).relative_to(self.root) for uri in storage.list_files(self.root, suffix=".json"))
         return sorted({tail.split("/")[0] for tail in tails if "/_commits/" in tail})
 
     def data_version(self, sources: Iterable[str] | None = None) -> str:
@@ -268,7 +268,7 @@ class EventLog:
 
     def _numbered(self, source: str, kind: str, *, start: int = 0) -> list[str]:
         uris = storage.list_files(storage.join(self.root, source, kind), suffix=".json")
-        return [uri for uri in uris if int(uri.partition("?")[0].rsplit("/", 1)[1].removesuffix(".json")) >= start]
+        return [uri for uri in uris if int(storage.Uri.parse(uri).stem) >= start]
 
 
 def _parse(kind: type[Record], uri: str) -> Record:
@@ -276,10 +276,6 @@ def _parse(kind: type[Record], uri: str) -> Record:
         return kind.from_json(storage.read_bytes(uri))
     except ValidationError as error:
         raise IntegrityError(f"{uri} can't be read: {error.errors()[0]['msg']}") from None
-
-
-def _relative(uri: str, root: str) -> str:
-    return uri.partition("?")[0].removeprefix(root.partition("?")[0].rstrip("/")).lstrip("/")
 
 
 def _schema(commits: Sequence[Commit], declared: pa.Schema | None = None) -> pa.Schema:

@@ -72,17 +72,13 @@ def find_paths(source: Source, data_dir: str | Path) -> list[str]:
         if storage.exists(path):
             return [path]
     folder = storage.join(data_dir, *parts[: len(parts) - 1 if wild is None else wild])
-    below = {_below(uri, folder): uri for uri in storage.list_files(folder)}
+    below = {storage.Uri.parse(uri).relative_to(folder): uri for uri in storage.list_files(folder)}
     rest = parts[len(parts) - 1 if wild is None else wild :]
     found = [uri for name, uri in below.items() if wild is not None and _matches(name.split("/"), rest)]
     if not found:
         near = nearest("/".join(rest), below) if below else "the folder is empty or not there"
         raise DataError(f"source {source.name}: no file {source.path} in {data_dir}; {near}")
     return sorted(found)
-
-
-def _below(uri: str, folder: str) -> str:
-    return uri.partition("?")[0].removeprefix(folder.partition("?")[0]).lstrip("/")
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -217,7 +213,7 @@ def read_sessions(paths: list[str], options: dict[str, Any]) -> pa.Table:
     unknown, unknown_entry = str(options.get("unknown", "-1")), str(options.get("unknown_entry", "0"))
     rows: list[tuple[Any, ...]] = []
     for path in paths:
-        name = path.partition("?")[0].rsplit("/", 1)[-1]
+        name = storage.Uri.parse(path).name
         for number, line in enumerate(_read_unpacked(path).decode().splitlines(), start=1):
             cells = [cell.strip() for cell in line.split(options.get("delimiter", "\t"))]
             steps = [pattern.fullmatch(cell) for cell in cells[3:-1]]

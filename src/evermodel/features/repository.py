@@ -68,11 +68,11 @@ def _view(case: UseCase, view: View, offline_root: str) -> tuple[Entity, FileSou
     folder = storage.join(offline_root, view.name)
     if not storage.list_files(folder):  # Feast reads the columns of the files that are there
         storage.write_table(storage.join(folder, "schema.parquet"), empty_snapshot(view))
-    path, _, query = folder.partition("?")  # Feast takes an S3 endpoint apart from its path
+    location = storage.Uri.parse(folder)  # Feast takes the endpoint of S3 as a setting of its own
     source = FileSource(
         name=f"{view.name}_files",
-        path=path,
-        s3_endpoint_override=parse_qs(query).get("endpoint_override", [None])[0],
+        path=location.path,
+        s3_endpoint_override=parse_qs(location.query).get("endpoint_override", [None])[0],
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created",

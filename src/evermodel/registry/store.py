@@ -1,8 +1,8 @@
-"""The model registry: releases as MLflow model versions, with what they were trained and judged on. The only mlflow import.
+"""The model registry: releases as MLflow model versions, with their manifests and reports. The only mlflow import.
 
-One registered model a use case, one version a release. The aliases `champion`, `challenger` and `previous` say what the
-ledger says; they are set again until they do, so that a crash, a lost race or a hand in the UI is mended by the next
-projection. Nothing on the way of a request reads the registry.
+A use case is a registered model, a release one of its versions. `sync_aliases` sets the aliases `champion`, `challenger`
+and `previous` until they match the ledger, and so repairs what a crash, a lost race or an edit in the UI has left. No
+request for a prediction reads the registry.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from evermodel.errors import ConflictError
 from evermodel.failpoint import failpoint
 from evermodel.ledger import Ledger
 from evermodel.records import EvaluationReport, Release, TrainingManifest, canonical_json
+from evermodel.run_folder import RunFolder
 from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ALIASES = ("champion", "challenger", "previous")
 TAG = "evermodel.release"
 CHAIN = "evermodel.chain"
-ROUNDS = 5  # of a projection, while the ledger moves on
+ROUNDS = 5  # of `sync_aliases`, while the ledger changes
 
 
 class ModelRegistry:
@@ -39,57 +40,57 @@ class ModelRegistry:
         self.uri = uri
 
     @cached_property
-    def _client(self) -> MlflowClient:
-        return _connect(self.uri)
+    def client(self) -> MlflowClient:
+        return connect(self.uri)
 
     def log_release(
         self, use_case: UseCase, release: Release, manifests: Sequence[TrainingManifest], report: EvaluationReport
     ) -> str:
-        """Keep a release with its manifests and report, whatever its verdict; the MLflow run's id.
+        """Log a release with its manifests and report, with any verdict; the MLflow run's id.
 
-        Logged again, it is the same run and the same version; a run that a crash left unfinished is finished.
+        A second call returns the same run and the same version, and finishes a run that a crash has interrupted.
         """
-        client, name = self._client, use_case.name
-        experiment = self._experiment(name)
-        found = client.search_runs([experiment], f"tags.`{TAG}` = '{release.id}'", max_results=1)
-        run = found[0] if found else self._start(experiment, release, report)
+        client, name = self.client, use_case.name
+        experiment = self._find_or_create_experiment(name)
+        runs = client.search_runs([experiment], f"tags.`{TAG}` = '{release.id}'", max_results=1)
+        run = runs[0] if runs else self._create_run(experiment, release, report)
         failpoint("registry.run")
         run_id = str(run.info.run_id)
         if run.info.status != "FINISHED":
-            self._log(run_id, use_case, release, manifests, report)
+            self._log_run(run_id, use_case, release, manifests, report)
             client.set_terminated(run_id, "FINISHED", end_time=_milliseconds(release))
             failpoint("registry.logged")
-        self._version(release, run_id=run_id)
+        self._find_or_create_version(release, run_id=run_id)
         return run_id
 
-    def project(self, ledger: Ledger, use_case: str) -> dict[str, str]:
-        """Set the aliases until they say what the ledger says; release id by alias.
+    def sync_aliases(self, ledger: Ledger, use_case: str) -> dict[str, str]:
+        """Set the aliases until they match the ledger; release id by alias.
 
-        ConflictError where somebody else sets them to something else as fast as we do.
+        ConflictError if somebody else changes them all the time.
         """
         for _ in range(ROUNDS):
-            wanted = _wanted(ledger, use_case)
+            wanted = _ledger_aliases(ledger, use_case)
             current = self.aliases(use_case)
             if {name: release.id for name, release in wanted.items()} == current:
                 self._mirror_chain(ledger, use_case)
                 return current
             for alias in ALIASES:
-                self._set(use_case, alias, wanted.get(alias), current.get(alias))
-        raise ConflictError(f"{use_case}: the aliases in {self.uri} don't stay as the ledger says: {current}")
+                self._set_alias(use_case, alias, wanted.get(alias), current.get(alias))
+        raise ConflictError(f"{use_case}: the aliases in {self.uri} don't stay as in the ledger: {current}")
 
     def aliases(self, use_case: str) -> dict[str, str]:
-        """Release id by alias, for our three aliases; of a version that isn't ours, `version N`."""
-        if (model := self._registered(use_case)) is None:
+        """Release id by alias, for our three aliases; `version N` for a version that isn't ours."""
+        if (model := self._find_model(use_case)) is None:
             return {}
         found = {alias: str(version) for alias, version in model.aliases.items() if alias in ALIASES}
-        versions = {version: self._client.get_model_version(use_case, version) for version in set(found.values())}
+        versions = {version: self.client.get_model_version(use_case, version) for version in set(found.values())}
         return {alias: versions[version].tags.get(TAG, f"version {version}") for alias, version in found.items()}
 
     # runs ------------------------------------------------------------------------------------------------------------
 
-    def _experiment(self, name: str) -> str:
-        """The experiment of a use case. Beside a local database its files lie in a folder; a server has its own place."""
-        client = self._client
+    def _find_or_create_experiment(self, name: str) -> str:
+        """The experiment of a use case. Its files lie in a folder beside a local database; a server has its own place."""
+        client = self.client
         if (found := client.get_experiment_by_name(name)) is not None:
             return str(found.experiment_id)
         place = None
@@ -98,13 +99,13 @@ class ModelRegistry:
             place = f"file://{folder}/mlartifacts/{name}"
         return str(client.create_experiment(name, artifact_location=place))
 
-    def _start(self, experiment: str, release: Release, report: EvaluationReport) -> Any:
+    def _create_run(self, experiment: str, release: Release, report: EvaluationReport) -> Any:
         tags = {TAG: release.id, "evermodel.verdict": report.verdict.word, "evermodel.parent": release.parent or ""}
-        return self._client.create_run(
+        return self.client.create_run(
             experiment, start_time=_milliseconds(release), tags=tags, run_name=f"release {release.id}"
         )
 
-    def _log(
+    def _log_run(
         self,
         run_id: str,
         use_case: UseCase,
@@ -117,34 +118,38 @@ class ModelRegistry:
         at = _milliseconds(release)
         params = [Param(key, value) for key, value in _params(use_case, release, manifests).items()]
         metrics = [Metric(key, value, at, 0) for key, value in _metrics(manifests, report)]
-        self._client.log_batch(run_id, metrics=metrics, params=params)
-        texts = {"release.json": release.to_json(), "report.json": report.to_json()}
+        self.client.log_batch(run_id, metrics=metrics, params=params)
+        files = RunFolder(release.home)
+        texts = {
+            storage.Uri.parse(files.release).name: release.to_json(),
+            storage.Uri.parse(files.report).name: report.to_json(),
+        }
         texts |= {f"manifests/{manifest.objective}.json": manifest.to_json() for manifest in manifests}
-        for name in ("card.md", "report.html"):  # left beside the bundles by evaluation
-            if storage.exists(uri := storage.join(release.home, name)):
-                texts[name] = storage.read_text(uri)
+        for uri in (files.card, files.report_page):  # written by the evaluation
+            if storage.exists(uri):
+                texts[storage.Uri.parse(uri).name] = storage.read_text(uri)
         for name, text in texts.items():
-            self._client.log_text(run_id, text, name)
+            self.client.log_text(run_id, text, name)
 
     # versions and aliases --------------------------------------------------------------------------------------------
 
-    def _registered(self, name: str) -> Any:
+    def _find_model(self, name: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client.get_registered_model(name)
+            return self.client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
 
-    def _version(self, release: Release, *, run_id: str | None) -> ModelVersion:
-        """The model version of a release; made where it isn't there."""
-        client, name = self._client, release.use_case
+    def _find_or_create_version(self, release: Release, *, run_id: str | None) -> ModelVersion:
+        """The model version of a release; it is created if there is none."""
+        client, name = self.client, release.use_case
         found = client.search_model_versions(f"name = '{name}' and tag.`{TAG}` = '{release.id}'", max_results=1)
         if found:
             return found[0]
-        if self._registered(name) is None:
+        if self._find_model(name) is None:
             client.create_registered_model(name)
         source = release.bundles[0].uri if len(release.bundles) == 1 else release.home
         tags = {TAG: release.id} | {f"bundle.{part.objective}": part.digest for part in release.bundles}
@@ -152,24 +157,24 @@ class ModelRegistry:
         failpoint("registry.version")
         return version
 
-    def _set(self, use_case: str, alias: str, wanted: Release | None, current: str | None) -> None:
+    def _set_alias(self, use_case: str, alias: str, wanted: Release | None, current: str | None) -> None:
         if wanted is None:
             if current is not None:
-                self._client.delete_registered_model_alias(use_case, alias)
+                self.client.delete_registered_model_alias(use_case, alias)
         elif wanted.id != current:
-            # A release whose logging was lost still gets its version: the ledger leads, the registry follows.
-            version = self._version(wanted, run_id=None)
-            self._client.set_registered_model_alias(use_case, alias, str(version.version))
+            # A release that was never logged gets a version too, because the ledger has the last word.
+            version = self._find_or_create_version(wanted, run_id=None)
+            self.client.set_registered_model_alias(use_case, alias, str(version.version))
         failpoint(f"registry.alias.{alias}")
 
     def _mirror_chain(self, ledger: Ledger, use_case: str) -> None:
-        """Keep the newest chain elsewhere too: rows cut off the ledger's end are seen by comparing."""
+        """Store the newest chain in the registry too: it shows if rows are cut off the ledger's end."""
         if history := ledger.promotions(use_case):
-            self._client.set_registered_model_tag(use_case, CHAIN, f"{history[-1].version} {history[-1].chain}")
+            self.client.set_registered_model_tag(use_case, CHAIN, f"{history[-1].version} {history[-1].chain}")
 
 
-def _connect(uri: str) -> MlflowClient:
-    """A client that says nothing: no telemetry, no migration log on stderr at the first start."""
+def connect(uri: str) -> MlflowClient:
+    """A silent client: no telemetry, no migration log on stderr at the first start."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -184,13 +189,13 @@ def _connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _wanted(ledger: Ledger, use_case: str) -> dict[str, Release]:
-    standing = {
+def _ledger_aliases(ledger: Ledger, use_case: str) -> dict[str, Release]:
+    releases = {
         "champion": ledger.champion(use_case),
         "challenger": ledger.challenger(use_case),
         "previous": ledger.previous(use_case),
     }
-    return {alias: release for alias, release in standing.items() if release is not None}
+    return {alias: release for alias, release in releases.items() if release is not None}
 
 
 def _milliseconds(release: Release) -> int:
@@ -198,7 +203,7 @@ def _milliseconds(release: Release) -> int:
 
 
 def _params(use_case: UseCase, release: Release, manifests: Sequence[TrainingManifest]) -> Mapping[str, str]:
-    """What was trained: the same values whenever the same release is logged."""
+    """Parameters of the training, the same each time that the same release is logged."""
     params = {
         "config": use_case.digest(),
         "release": release.id,
@@ -210,12 +215,12 @@ def _params(use_case: UseCase, release: Release, manifests: Sequence[TrainingMan
         values = manifest.model_dump(mode="json", exclude={"use_case", "objective", "seconds"})
         for key, value in values.items():
             text = value if isinstance(value, str) else canonical_json(value)
-            params[f"{manifest.objective}.{key}"] = text[:6000]  # MLflow takes no longer one; the manifest has it whole
+            params[f"{manifest.objective}.{key}"] = text[:6000]  # MLflow's limit; the manifest has the full text
     return params
 
 
 def _metrics(manifests: Sequence[TrainingManifest], report: EvaluationReport) -> Iterator[tuple[str, float]]:
-    """Every figure that is known: MLflow takes no null."""
+    """Every known figure, because MLflow takes no null."""
     groups: dict[str, Mapping[str, float | None]] = {
         "": report.metrics,
         "champion.": report.champion_metrics,
@@ -227,7 +232,7 @@ def _metrics(manifests: Sequence[TrainingManifest], report: EvaluationReport) ->
     for manifest in manifests:
         figures = {"rows", "rows_trained", "rehearsal_rows", "seconds", "step0_loss", "parent_loss", "final_loss"}
         groups[f"{manifest.objective}."] = manifest.model_dump(include=figures)
-    for prefix, figures_of in groups.items():
-        for key, value in figures_of.items():
+    for prefix, group in groups.items():
+        for key, value in group.items():
             if value is not None:
                 yield prefix + key, float(value)

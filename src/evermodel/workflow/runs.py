@@ -116,7 +116,7 @@ def read_run(project: Project, reference: str, key: str) -> tuple[Plan, Training
     home = project.profile.place(case.name, "turns", key)
     if not storage.exists(storage.join(home, "release.json")):
         runs = {
-            uri.partition("?")[0].split("/")[-2]  # an object's URI may end in a query with slashes of its own
+            storage.Uri.parse(uri).parent.name
             for uri in storage.list_files(project.profile.place(case.name, "turns"), suffix="release.json")
         }
         raise InputError(f"{case.name}: no trained run {key!r}; {nearest(key, runs)}")
