@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from evermodel.cli import app
+from evermodel.cli.app import app
 from tests.support import ROOT
 
 PAGES = [

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from evermodel import use_case
-from evermodel.cli.demo import rank_body
+from evermodel.cli.rank_client import build_rank_request
 from evermodel.records import Window
 from evermodel.simulation.simulator import Simulator
 from tests.e2e.cluster import (
@@ -213,7 +213,7 @@ class Deployment:
         case = use_case.load(ROOT / "use_cases" / f"{USE_CASE}.yaml")
         candidates = Simulator(case).requests(Window(start=FIRST_DAY - timedelta(hours=12), end=FIRST_DAY)).to_pylist()
         first = [row for row in candidates if row[case.predict.group] == candidates[0][case.predict.group]]
-        return json.loads(rank_body(case, first, k=5))
+        return json.loads(build_rank_request(case, first, k=5))
 
 
 def remove() -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from evermodel.cli.demo import ranked
+from evermodel.cli.rank_client import rank_candidates
 from evermodel.parsing import parse_window
 from evermodel.simulation.config import simulation
 from evermodel.simulation.simulator import Simulator
@@ -54,7 +54,7 @@ def main() -> None:
     else:
         candidates = simulator.requests(window)
         token = pathlib.Path("/etc/evermodel/secrets/caller/token").read_text().strip()
-        scores = ranked(case, candidates, sys.argv[3], token=token)
+        scores = rank_candidates(case, candidates, sys.argv[3], token=token)
         impressions = simulator.shown(candidates, scores)
         tables = {case.predict.source: impressions, simulation(case).outcomes.source: simulator.outcomes(impressions)}
     print(json.dumps(produce(str(project.profile.broker), tables)))

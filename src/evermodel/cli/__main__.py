@@ -1,3 +1,5 @@
+"""`python -m evermodel.cli VERB`."""
+
 from evermodel.cli.app import main
 
 main()
