@@ -94,10 +94,13 @@ def _to_numpy(column: Column) -> NDArray[Any]:
 
 
 def floats(column: Column) -> Floats:
-    """float64[n], NaN if null; a bool counts 0 or 1, a time its microseconds. DataError if the column is text."""
+    """float64[n], NaN if null; a bool counts 0 or 1, a time its microseconds. DataError if it holds none."""
     if is_text(column.type):
         raise DataError(f"a column of type {column.type} holds no numbers")
-    return np.asarray(_to_numpy(_as_float64(column)), np.float64)
+    try:
+        return np.asarray(_to_numpy(_as_float64(column)), np.float64)
+    except pa.ArrowNotImplementedError:
+        raise DataError(f"a column of type {column.type} holds no numbers") from None
 
 
 def as_numbers(column: Column) -> Column:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from evermodel.features.point_in_time import features_of_row, row_features
+from evermodel.features.row_features import features_of_row, row_features
 from evermodel.use_case import ColumnFeature, CrossFeature, CustomFeature, UseCase, of_use_case
 
 

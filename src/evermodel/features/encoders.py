@@ -1,6 +1,6 @@
-"""Encoders of one column: its values → a dense number, or the id of an embedding's row. What `transforms` is made of.
+"""Encoders of one column: its values → a dense number, or the id of an embedding's row. `transforms` combines them.
 
-Each is frozen and holds all that it was fitted on, so the same values encode the same offline, online and for ever.
+Each is frozen and holds all of its fit, so the same values always get the same code, offline and online.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from evermodel.columns import Floats, Ints, codes, floats
 from evermodel.errors import DataError
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
 Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """One standardised column. `fill` is the raw value that stands for a missing one; it is never moved."""
+    """One standardised column. `fill` is the raw value of a missing one; later rounds don't change it."""
 
     name: str
     mean: float
@@ -34,7 +31,7 @@ class Numeric:
     missing: str
 
     def encode(self, values: Floats) -> Floats:
-        """float64[n] with nan for missing → z float64[n]."""
+        """float64[n] with NaN for missing → z float64[n]."""
         if self.scale == 0:
             return np.zeros(len(values))
         encoded: Floats = (np.where(np.isfinite(values), values, self.fill) - self.mean) / self.scale
@@ -58,20 +55,20 @@ class Vocabulary:
     def _numbers(self) -> dict[Value, int]:
         return {value: number for number, value in enumerate(self.values, start=1)}
 
-    def encode(self, column: pa.ChunkedArray) -> Ids:
-        codes, uniques = _codes(column)
+    def encode(self, column: pa.ChunkedArray) -> Ints:
+        places, values = codes(column)
         known = self._numbers
-        return np.array([*(known.get(value, 0) for value in uniques), known.get(None, 0)], dtype=np.int64)[codes]
+        return np.array([*(known.get(value, 0) for value in values.to_pylist()), known.get(None, 0)], np.int64)[places]
 
     def grow(self, column: pa.ChunkedArray) -> Vocabulary:
-        """The same with the values that it hasn't seen appended, sorted: no old id changes."""
+        """The vocabulary with new values appended, sorted: no old id changes."""
         seen = set(self.values)
         return replace(self, values=self.values + tuple(value for value in distinct(column) if value not in seen))
 
 
 @dataclass(frozen=True)
 class Hashing:
-    """Bucket and sign by BLAKE2b of the feature's name and the value's text: the same on every machine, for ever."""
+    """Bucket and sign by BLAKE2b of the feature's name and the value's text: always the same, on every machine."""
 
     kind: ClassVar[str] = "hash"
     name: str
@@ -82,9 +79,9 @@ class Hashing:
     def buckets(self) -> int:
         return 2 * self.size + 1
 
-    def encode(self, column: pa.ChunkedArray) -> Ids:
-        codes, uniques = _codes(column)
-        return np.array([*(self._id(value) for value in uniques), 0], dtype=np.int64)[codes]
+    def encode(self, column: pa.ChunkedArray) -> Ints:
+        places, values = codes(column)
+        return np.array([*(self._id(value) for value in values.to_pylist()), 0], dtype=np.int64)[places]
 
     def _id(self, value: Value) -> int:
         if value is None:
@@ -107,7 +104,7 @@ class BinEncoder:
     def buckets(self) -> int:
         return len(self.edges) + 2
 
-    def encode(self, column: pa.ChunkedArray) -> Ids:
+    def encode(self, column: pa.ChunkedArray) -> Ints:
         values = numbers(self.name, column)
         ids = 1 + np.searchsorted(np.array(self.edges), values, side="right").astype(np.int64)
         return np.where(np.isfinite(values), ids, 0)
@@ -120,7 +117,7 @@ ID_ENCODERS: dict[str, type[Vocabulary] | type[Hashing] | type[BinEncoder]] = {
 
 
 def id_encoder(tree: dict[str, Any]) -> IdEncoder:
-    """The encoder that its own `kind` and fields, as JSON gives them back, describe."""
+    """The encoder of a `kind` and fields, as JSON has them."""
     made = ID_ENCODERS[tree.pop("kind")](**tree)
     if isinstance(made, Vocabulary):
         return replace(made, values=tuple(made.values))
@@ -128,7 +125,7 @@ def id_encoder(tree: dict[str, Any]) -> IdEncoder:
 
 
 def quantile_edges(values: Floats, bins: int) -> tuple[float, ...]:
-    """The inner edges of so many bins, each once: fewer where values repeat, none where there are none."""
+    """The inner edges of so many bins, each once: fewer if values repeat, none if there are no values."""
     present = values[np.isfinite(values)]
     if not len(present):
         return ()
@@ -137,36 +134,16 @@ def quantile_edges(values: Floats, bins: int) -> tuple[float, ...]:
 
 
 def numbers(name: str, column: pa.ChunkedArray) -> Floats:
-    """float64[n]; null, nan and infinite are nan."""
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.int64())
-    elif pa.types.is_null(kind):
-        return np.full(len(column), np.nan)
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"feature {name!r} holds {kind}, not numbers; encode it by embed or hash")
-    values: Floats = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    """float64[n]; null, NaN and infinite are NaN. DataError if the column holds no numbers."""
+    try:
+        values = floats(column)
+    except DataError:
+        raise DataError(f"feature {name!r} holds {column.type}, not numbers; encode it by embed or hash") from None
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[Ids, list[Value]]:
-    """Each row's index into the distinct values; a null's is −1, so it takes the last place of a lookup."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # an empty column, or one too large for one chunk
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    if pa.types.is_null(array.type):
-        return np.full(len(array), -1, dtype=np.int64), []
-    if pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_nan(array), None, array)
-    if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.int64())
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, encoded.dictionary.to_pylist()
-
-
 def distinct(column: pa.ChunkedArray) -> tuple[Value, ...]:
-    """The column's values, each once and sorted; None, where there are nulls, is the last."""
-    codes, uniques = _codes(column)
-    found: Iterable[Value] = sorted(uniques, key=lambda value: (isinstance(value, str), value))
-    return (*found, None) if (codes < 0).any() else tuple(found)
+    """The column's values, each once and sorted; None is the last if there are nulls."""
+    places, values = codes(column)
+    found: Iterable[Value] = sorted(values.to_pylist(), key=lambda value: (isinstance(value, str), value))
+    return (*found, None) if (places < 0).any() else tuple(found)

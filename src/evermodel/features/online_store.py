@@ -22,7 +22,8 @@ from evermodel.clock import from_micros, micros
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError, nearest
 from evermodel.features.packed_store import Key, KeyValueStore, PackedStore
-from evermodel.features.point_in_time import WindowGroup, window_columns, window_groups
+from evermodel.features.point_in_time import window_columns
+from evermodel.features.window_groups import WindowGroup, window_groups
 from evermodel.records import Window
 from evermodel.use_case import UseCase
 

@@ -1,9 +1,9 @@
-"""The rows that a turn trains on, replays and is judged on: point-in-time, by windows of event time, reproducible.
+"""The rows of a training round: point-in-time, by windows of event time, reproducible.
 
 Terms. *Matured*: older than the longest label delay, so every label that will ever be known is known. *Fresh*: matured
-rows of the asked windows with a known label. *Gate*: the newest share of the fresh rows, cut at an event-time boundary
-`cursor`; the challenger never trains on them, and the next turn starts with them. *Replay*: older labelled rows, drawn
-by seed, against forgetting.
+rows of the given windows with a known label. *Gate*: the newest share of the fresh rows, cut at an event time, the
+`cursor`; the challenger never trains on them, and the next round starts with them. *Rehearsal*: older labelled rows,
+drawn by seed, against forgetting.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import pyarrow.compute as pc
 
 from evermodel import storage
 from evermodel.clock import from_micros, micros
+from evermodel.columns import Flags, Floats, Ints, codes_with_null, floats, ints, valid_mask
 from evermodel.data import sampling
 from evermodel.data.events import EventLog
 from evermodel.data.labels import labels
 from evermodel.data.splits import newest_share
 from evermodel.errors import DataError
-from evermodel.features.columns import floats, micros_of
-from evermodel.features.measures import Flags, Floats
-from evermodel.features.point_in_time import feature_rows, spine_of, window_groups
-from evermodel.features.timeline import Ints
+from evermodel.features.point_in_time import feature_rows, spine_of
+from evermodel.features.window_groups import window_groups
 from evermodel.records import Mode, Ref, TrainingSet, Window
 from evermodel.use_case import UseCase
 
@@ -36,24 +35,26 @@ PARTS = ("train", "gate", "rehearsal")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
-    """One turn's rows; each table is sorted by (event_time, row_id)."""
+    """The rows of one training round; each table is sorted by (event_time, row_id)."""
 
     train: pa.Table
     gate: pa.Table
     rehearsal: pa.Table | None
     windows: tuple[Window, ...]  # of the rows in `train`
     gate_window: Window
-    rehearsal_window: Window | None  # what the replayed rows were drawn from
-    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, replayed ones included
-    cursor: datetime  # the next turn's fresh rows start here
+    rehearsal_window: Window | None  # the event times of the rows that rehearsal rows are drawn from
+    row_digest: str  # sha256 over the sorted int64 ids of the rows trained on, rehearsal rows included
+    cursor: datetime  # the next round's fresh rows start here
     data_version: str
 
 
-def rows(use_case: UseCase, log: EventLog, *, window: Window | None, now: datetime, labelled: bool = True) -> pa.Table:
+def build_rows(
+    use_case: UseCase, log: EventLog, *, window: Window | None, now: datetime, labelled: bool = True
+) -> pa.Table:
     """The rows table of the prediction source's events in `window` that are known at `now`.
 
-    Features are as of each row's event time, from events created by then. `label:<name>` columns are null where
-    unknown or not yet matured at `now`; without `labelled` they are left out.
+    Features are as of each row's event time, from events created by then. `label:<name>` columns are null if unknown
+    or not yet matured at `now`; they are left out if not `labelled`.
     """
     events = _read(use_case, log, window)
     name = use_case.predict.source
@@ -64,8 +65,8 @@ def rows(use_case: UseCase, log: EventLog, *, window: Window | None, now: dateti
         table = table.filter(pc.is_in(table["row_id"], value_set=known["ingest_seq"].combine_chunks()))
     if not labelled:
         return table
-    answered = spine_of(use_case, {name: known}, window=window)
-    for label, values in labels(use_case, log, answered, now=now).items():
+    known_spine = spine_of(use_case, {name: known}, window=window)
+    for label, values in labels(use_case, log, known_spine, now=now).items():
         table = table.append_column(f"label:{label}", values)
     return table
 
@@ -89,11 +90,11 @@ def _reach(use_case: UseCase, source: str, window: Window | None) -> Window | No
 
 def _known(events: pa.Table, now: datetime) -> Flags:
     at = micros(now)
-    return (micros_of(events["created_time"]) <= at) & (micros_of(events["event_time"]) <= at)
+    return (ints(events["created_time"]) <= at) & (ints(events["event_time"]) <= at)
 
 
 def numeric(table: pa.Table, column: str) -> Floats:
-    """A column as float64[n], NaN where null; DataError where it is text."""
+    """A column as float64[n], NaN if null; DataError if it is text."""
     try:
         return floats(table.column(column))
     except DataError as error:
@@ -112,19 +113,20 @@ def training_rows(
     rows: pa.Table | None = None,
     data_version: str | None = None,
 ) -> TrainingRows:
-    """Split what has matured by `now` into train, gate and replay.
+    """Splits the rows that have matured by `now` into train, gate and rehearsal.
 
-    `windows`: what to train on; none: all since the champion's cursor. `champion_cursor` None: the first champion,
-    trained on its windows but for `gate.first_share`; its cursor is their end. Rows before a champion's cursor may be
-    trained on again where a window holds them, but never judge: the champion has seen them. `from_scratch` beside a
-    champion trains on all matured rows from `training.first`'s start to the same cut, and replays none.
+    `windows`: what to train on; if empty, all since the champion's cursor. If `champion_cursor` is None, this is the
+    first champion, trained on its windows except `gate.first_share`; its cursor is their end. Rows before a champion's
+    cursor may be trained on again if a window holds them, but are no gate rows, because the champion has seen them.
+    `from_scratch` with a champion trains on all matured rows from `training.first`'s start to the same cut, without
+    rehearsal.
 
-    `rows` (the whole log's, with labels as of any later moment) and its `data_version` spare computing them again; the
-    answer is the same. DataError where there is nothing to train on or to judge.
+    `rows` (the whole log's, with labels as of any later time) and its `data_version` save computing them again; the
+    result is the same. DataError if there is nothing to train on or to evaluate on.
     """
     table = rows if rows is not None else _all_rows(use_case, log, now)
     table = table.filter(pa.array(_usable(use_case, log, table, now, given=rows is not None)))
-    time = micros_of(table["event_time"])
+    time = ints(table["event_time"])
     asked = tuple(windows) or _default_windows(use_case, champion_cursor, now)
     floor = micros(champion_cursor) if champion_cursor is not None else None
     inside = _inside(time, asked)
@@ -138,16 +140,16 @@ def training_rows(
         trained = tuple(Window(start=w.start, end=min(w.end, from_micros(cut))) for w in asked if w.span[0] < cut)
     train = np.flatnonzero(_inside(time, trained))
     if not train.size:
-        raise DataError(f"{use_case.name}: no matured, labelled row is left to train on before {from_micros(cut)}")
+        raise DataError(f"{use_case.name}: no matured, labelled row to train on before {from_micros(cut)}")
     generator = np.random.default_rng(seed)
-    train = _sampled(use_case, table, train, generator)
+    train = _sample(use_case, table, train, generator)
     rehearsal, rehearsal_window = None, None
     if floor is not None and mode == "stateful":
-        pool = _replay_pool(use_case, time, floor) & ~_inside(time, trained)
-        rehearsal = _drawn(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
+        pool = _rehearsal_pool(use_case, time, floor) & ~_inside(time, trained)
+        rehearsal = _draw(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
         if rehearsal.size:
             rehearsal_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
-    ids = micros_of(table["row_id"])
+    ids = ints(table["row_id"])
     seen = ids[train] if rehearsal is None else np.concatenate([ids[train], ids[rehearsal]])
     end = max(window.end for window in asked)
     return TrainingRows(
@@ -169,20 +171,20 @@ def row_digest(ids: Ints) -> str:
 
 
 def _all_rows(use_case: UseCase, log: EventLog, now: datetime) -> pa.Table:
-    return rows(use_case, log, window=None, now=now)
+    return build_rows(use_case, log, window=None, now=now)
 
 
 def _usable(use_case: UseCase, log: EventLog, table: pa.Table, now: datetime, *, given: bool) -> Flags:
     """Matured at `now`, known at `now`, and with at least one objective's label known."""
-    usable = micros_of(table["event_time"]) + use_case.maturity <= micros(now)
+    usable = ints(table["event_time"]) + use_case.maturity <= micros(now)
     labelled = np.zeros(table.num_rows, np.bool_)
     for name in dict.fromkeys(objective.label for objective in use_case.objectives):
-        labelled |= table[f"label:{name}"].is_valid().to_numpy()
+        labelled |= valid_mask(table[f"label:{name}"])
     usable &= labelled
-    if given and use_case.prediction_source.created_time is not None:  # rows don't say when they were created
+    if given and use_case.prediction_source.created_time is not None:  # rows don't hold their creation times
         events = log.read(use_case.predict.source, columns=["event_time", "created_time", "ingest_seq"])
         late = events.filter(pa.array(~_known(events, now)))["ingest_seq"]
-        usable &= ~np.isin(micros_of(table["row_id"]), micros_of(late))
+        usable &= ~np.isin(ints(table["row_id"]), ints(late))
     return usable
 
 
@@ -202,7 +204,7 @@ def _inside(time: Ints, windows: Sequence[Window]) -> Flags:
 
 
 def _cut(use_case: UseCase, time: Ints, share: float, asked: Sequence[Window]) -> int:
-    """The event time from which on rows are the gate's: the newest `share`, at least one, never through a tie."""
+    """The event time from which rows are gate rows: the newest `share`, at least one, never through a tie."""
     if not time.size:
         spans = ", ".join(str(window) for window in asked)
         raise DataError(f"{use_case.name}: no matured, labelled row in {spans} that no model has trained on")
@@ -215,25 +217,24 @@ def _from_scratch_windows(use_case: UseCase, time: Ints, cut: int) -> tuple[Wind
     return (Window(start=start, end=from_micros(cut)),) if micros(start) < cut else ()
 
 
-def _sampled(use_case: UseCase, table: pa.Table, train: Ints, generator: np.random.Generator) -> Ints:
-    """At most `training.sample` of the rows, simply or in the proportions of the first objective's label."""
+def _sample(use_case: UseCase, table: pa.Table, train: Ints, generator: np.random.Generator) -> Ints:
+    """At most `training.sample` rows, by simple sampling or stratified by the first objective's label."""
     size = use_case.training.sample
     if size is None or train.size <= size:
         return train
     if use_case.training.sampling == "simple":
         return train[sampling.simple(train.size, size, generator)]
-    label = table[f"label:{use_case.objectives[0].label}"].combine_chunks().dictionary_encode(null_encoding="encode")
-    strata = np.asarray(label.indices.to_numpy(zero_copy_only=False), np.int64)[train]
+    strata = codes_with_null(table[f"label:{use_case.objectives[0].label}"])[train]
     return train[sampling.stratified(strata, size, generator)]
 
 
-def _replay_pool(use_case: UseCase, time: Ints, cursor: int) -> Flags:
+def _rehearsal_pool(use_case: UseCase, time: Ints, cursor: int) -> Flags:
     span = use_case.training.stateful.rehearsal_span
     return (time < cursor) & (time >= cursor - span) if span is not None else time < cursor
 
 
-def _drawn(pool: Flags, share: float, num_train: int, generator: np.random.Generator) -> Ints:
-    """So many rows of the pool that they are `share` of all that is trained on, without replacement, in time order."""
+def _draw(pool: Flags, share: float, num_train: int, generator: np.random.Generator) -> Ints:
+    """Draws rows of the pool without replacement, in time order, so that they are `share` of all rows trained on."""
     candidates = np.flatnonzero(pool)
     return candidates[sampling.simple(candidates.size, round(share / (1 - share) * num_train), generator)]
 
@@ -241,37 +242,37 @@ def _drawn(pool: Flags, share: float, num_train: int, generator: np.random.Gener
 # by reference -------------------------------------------------------------------------------------------------------
 
 
-def save(use_case: UseCase, turn: TrainingRows, root_uri: str) -> TrainingSet:
-    """Write the tables as Parquet below `root_uri`; the same turn gives the same bytes and digests."""
+def save(use_case: UseCase, rows: TrainingRows, root_uri: str) -> TrainingSet:
+    """Writes the tables as Parquet below `root_uri`; the same rows give the same bytes and digests."""
     refs: dict[str, Ref] = {}
-    for part, table in _tables(turn).items():
+    for part, table in _tables(rows).items():
         uri = storage.join(root_uri, f"{part}.parquet")
         refs[part] = Ref(uri=uri, digest=storage.write_table(uri, table.combine_chunks()))
     return TrainingSet(
         use_case=use_case.name,
-        windows=turn.windows,
-        gate_window=turn.gate_window,
-        rehearsal_window=turn.rehearsal_window,
+        windows=rows.windows,
+        gate_window=rows.gate_window,
+        rehearsal_window=rows.rehearsal_window,
         train=refs["train"],
         gate=refs["gate"],
         rehearsal=refs.get("rehearsal"),
-        rows=turn.train.num_rows,
-        gate_rows=turn.gate.num_rows,
-        rehearsal_rows=turn.rehearsal.num_rows if turn.rehearsal is not None else 0,
-        row_digest=turn.row_digest,
-        data_version=turn.data_version,
-        cursor=turn.cursor,
+        rows=rows.train.num_rows,
+        gate_rows=rows.gate.num_rows,
+        rehearsal_rows=rows.rehearsal.num_rows if rows.rehearsal is not None else 0,
+        row_digest=rows.row_digest,
+        data_version=rows.data_version,
+        cursor=rows.cursor,
     )
 
 
 def load(training_set: TrainingSet) -> TrainingRows:
-    """Read a saved turn back; IntegrityError where bytes or rows aren't what the manifest says."""
+    """Reads saved rows; IntegrityError if bytes or rows differ from the manifest."""
     train, gate = (storage.read_table(ref.uri, digest=ref.digest) for ref in (training_set.train, training_set.gate))
-    replayed = training_set.rehearsal
+    rehearsal = training_set.rehearsal
     return TrainingRows(
         train=train,
         gate=gate,
-        rehearsal=storage.read_table(replayed.uri, digest=replayed.digest) if replayed is not None else None,
+        rehearsal=storage.read_table(rehearsal.uri, digest=rehearsal.digest) if rehearsal is not None else None,
         windows=training_set.windows,
         gate_window=training_set.gate_window,
         rehearsal_window=training_set.rehearsal_window,
@@ -281,5 +282,5 @@ def load(training_set: TrainingSet) -> TrainingRows:
     )
 
 
-def _tables(turn: TrainingRows) -> Mapping[str, pa.Table]:
-    return {part: table for part in PARTS if (table := getattr(turn, part)) is not None}
+def _tables(rows: TrainingRows) -> Mapping[str, pa.Table]:
+    return {part: table for part in PARTS if (table := getattr(rows, part)) is not None}

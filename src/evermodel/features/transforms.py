@@ -1,16 +1,15 @@
-"""What turns feature columns into a model's inputs: fitted on the training part, kept in the model's state, and the
-same code offline and online.
+"""Transforms: feature columns → a model's inputs, fitted on the training part and kept in the model's state.
 
-The encoders themselves are in `encoders`; here is what a model has of them.
+The same code runs offline and online; `encoders` holds the encoder of each kind.
 
 Terms. A *dense* input is a standardised number, z = (x − mean) / scale. An *id* input picks a row of an embedding. A
-*constant* column has scale 0 and encodes as 0 whatever comes, until `move` sees it vary. `move` refits on a later turn's
-rows and says, as a `TransformUpdate`, what the first layer must do for the model to remain the same function.
+*constant* column has scale 0 and encodes as 0, until `update` sees it vary. `update` refits on the rows of a later
+training round; its `TransformUpdate` says how the first layer must change for the model to remain the same function.
 
-| encode | input | missing | later turns |
+| encode | input | missing | later rounds |
 |---|---|---|---|
-| numeric | z | `fill`, a raw value that never moves; `indicator` adds a 0/1 column where the rows had nulls | mean, scale move |
-| embed | id of a seen value; 0 = unknown | a value of its own, where the rows had nulls | the vocabulary grows |
+| numeric | z | `fill`, a raw value that never changes; `indicator` adds a 0/1 column if the rows had nulls | mean and scale change |
+| embed | id of a seen value; 0 = unknown | a value of its own, if the rows had nulls | the vocabulary grows |
 | hash | bucket and sign of a stable hash (Weinberger et al. 2009) | id 0 | fixed |
 | bins | quantile bin | id 0 | fixed |
 | none | nothing: only crosses and custom features use it | | |
@@ -26,13 +25,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evermodel.columns import Floats, Ints
 from evermodel.errors import DataError, StateError, nearest
 from evermodel.features.encoders import (
     BinEncoder,
-    Floats,
     Hashing,
     IdEncoder,
-    Ids,
     Numeric,
     Vocabulary,
     distinct,
@@ -43,30 +41,14 @@ from evermodel.features.encoders import (
 from evermodel.records import canonical_json
 from evermodel.use_case import CrossFeature, Encoding, Feature, UseCase, feature_columns
 
-__all__ = [
-    "BinEncoder",
-    "ColumnMove",
-    "Hashing",
-    "IdEncoder",
-    "InputSpec",
-    "Inputs",
-    "Numeric",
-    "TransformUpdate",
-    "Transforms",
-    "Vocabulary",
-    "encoding_of",
-    "features_of",
-    "fit",
-]
-
-# Beyond so many old standard deviations (or so great a ratio of scales) a column keeps its mean and scale: float32
-# weights could no longer express the same function to 1e-5, and such a jump is the quarantine's business.
-FARTHEST_MOVE = 100.0
+# With a shift of more old standard deviations than this, or a greater ratio of scales, a column keeps its mean and scale:
+# float32 weights could no longer express the same function to 1e-5, and quarantine deals with such a jump.
+LARGEST_CHANGE = 100.0
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model is built for: `dense[n, len(dense)]` and `ids[n, len(ids)]`.
+    """The inputs of a model: `dense[n, len(dense)]` and `ids[n, len(ids)]`.
 
     `ids` holds (name, buckets, embedding dim): ids are in [0, buckets). A column in `signed` has 0 for missing, 1..B for
     the buckets with sign + and B+1..2B for the same with sign −, so buckets = 2B + 1.
@@ -82,12 +64,12 @@ class Inputs:
     """Encoded rows: dense float32[n, d], ids int64[n, c]."""
 
     dense: NDArray[np.float32]
-    ids: Ids
+    ids: Ints
 
 
 @dataclass(frozen=True)
-class ColumnMove:
-    """One dense column's standardisation, before and after. `scale_from` 0: it was constant, and encoded as 0."""
+class ColumnUpdate:
+    """One dense column's standardisation, before and after. `scale_from` 0: it was constant, encoded as 0."""
 
     index: int
     name: str
@@ -103,9 +85,9 @@ class ColumnMove:
 
 @dataclass(frozen=True)
 class TransformUpdate:
-    """What the model must do to stay the same function: rescale columns, take new dense columns, and grow tables."""
+    """How the model must change to stay the same function: rescale columns, add dense columns, and grow tables."""
 
-    columns: tuple[ColumnMove, ...]
+    columns: tuple[ColumnUpdate, ...]
     dense_from: int
     dense_to: int
     tables: tuple[tuple[str, int, int], ...]  # (id column, rows before, rows after)
@@ -141,7 +123,7 @@ class Transforms:
         return (*(column.name for column in self.numeric), *(encoder.name for encoder in self.ids))
 
     def apply(self, rows: pa.Table) -> Inputs:
-        """Encode rows. DataError where a column isn't there or holds what its encoding can't take."""
+        """Encodes rows. DataError if a column is missing or holds values that its encoding can't take."""
         raw = {column.name: numbers(column.name, _column(rows, column.name)) for column in self.numeric}
         dense = np.zeros((len(rows), len(self.numeric) + len(self.indicators)), dtype=np.float32)
         for index, column in enumerate(self.numeric):
@@ -153,20 +135,20 @@ class Transforms:
             ids[:, index] = encoder.encode(_column(rows, encoder.name))
         return Inputs(dense, ids)
 
-    def move(self, rows: pa.Table, *, restandardise: bool = True) -> tuple[Transforms, TransformUpdate]:
-        """Refit on a later turn's rows, as far as the model can remain the same function, and what it must do for that.
+    def update(self, rows: pa.Table, *, restandardise: bool = True) -> tuple[Transforms, TransformUpdate]:
+        """Refits on the rows of a later round, as far as the model can remain the same function, and says how it must change.
 
-        A column that is constant in `rows` keeps what it had. Without `restandardise` only columns that were constant
-        and now vary get a mean and scale (they can't be learned from otherwise).
+        A column that is constant in `rows` keeps its mean and scale. Without `restandardise` only columns that were
+        constant and now vary get new ones (the model can't learn from them otherwise).
         """
-        columns, moves, indicators = [], [], list(self.indicators)
+        columns, changes, indicators = [], [], list(self.indicators)
         for index, old in enumerate(self.numeric):
             values = numbers(old.name, _column(rows, old.name))
             mean, scale = _standard(values)
             new = replace(old, mean=mean, scale=scale)
-            if _may_move(old, new, restandardise=restandardise):
+            if _may_change(old, new, restandardise=restandardise):
                 columns.append(new)
-                moves.append(ColumnMove(index, old.name, old.mean, old.scale, mean, scale))
+                changes.append(ColumnUpdate(index, old.name, old.mean, old.scale, mean, scale))
             else:
                 columns.append(old)
             if old.missing == "indicator" and old.name not in indicators and not np.isfinite(values).all():
@@ -175,13 +157,13 @@ class Transforms:
             encoder.grow(_column(rows, encoder.name)) if isinstance(encoder, Vocabulary) else encoder
             for encoder in self.ids
         )
-        moved = Transforms(tuple(columns), tuple(indicators), ids)
+        updated = Transforms(tuple(columns), tuple(indicators), ids)
         tables = tuple(
             (old.name, old.buckets, new.buckets)
             for old, new in zip(self.ids, ids, strict=True)
             if old.buckets != new.buckets
         )
-        return moved, TransformUpdate(tuple(moves), len(self.spec.dense), len(moved.spec.dense), tables)
+        return updated, TransformUpdate(tuple(changes), len(self.spec.dense), len(updated.spec.dense), tables)
 
     def to_json(self) -> str:
         """Canonical JSON; floats come back exactly."""
@@ -196,7 +178,7 @@ class Transforms:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Transforms:
-        """The inverse of `to_json`. StateError where the text isn't one."""
+        """The inverse of `to_json`. StateError if the text can't be read."""
         return cls.from_dict(json.loads(text))
 
     @classmethod
@@ -210,9 +192,9 @@ class Transforms:
 
 
 def fit(use_case: UseCase, objective: str, rows: pa.Table) -> Transforms:
-    """Fit an objective's encoders on `rows`, which are the training part and nothing else.
+    """Fits an objective's encoders on `rows`, which are the training part alone.
 
-    DataError where there are no rows, a feature's column is missing, or a text is to be encoded as a number.
+    DataError if there are no rows, a feature's column is missing, or a text is to be encoded as a number.
     """
     if not len(rows):
         raise DataError(f"objective {objective!r}: transforms can't be fitted on zero rows")
@@ -234,17 +216,17 @@ def fit(use_case: UseCase, objective: str, rows: pa.Table) -> Transforms:
             elif encoding == "bins":
                 ids.append(BinEncoder(name, feature.dim, quantile_edges(numbers(name, column), feature.bins)))
     if not numeric and not ids:
-        raise DataError(f"objective {objective!r} has no feature to learn from: every one is encode: none")
+        raise DataError(f"objective {objective!r} has no feature to learn from: every feature is encode: none")
     return Transforms(tuple(numeric), tuple(indicators), tuple(ids))
 
 
 def features_of(use_case: UseCase, objective: str) -> tuple[Feature, ...]:
     """The features that an objective's model sees, in the file's order."""
-    return tuple(one for one in use_case.features if one.objectives is None or objective in one.objectives)
+    return tuple(item for item in use_case.features if item.objectives is None or objective in item.objectives)
 
 
 def encoding_of(feature: Feature) -> Encoding:
-    """A cross is a category: where its file says nothing (numeric), it is hashed."""
+    """The feature's encoding; a cross is a category, so by default (numeric) it is hashed."""
     return "hash" if isinstance(feature, CrossFeature) and feature.encode == "numeric" else feature.encode
 
 
@@ -254,18 +236,18 @@ def _fit_numeric(name: str, feature: Feature, values: Floats) -> Numeric:
 
 
 def _standard(values: Floats) -> tuple[float, float]:
-    """Mean and standard deviation of what is there; scale 0 where it doesn't vary."""
+    """Mean and standard deviation of the present values; scale 0 if they don't vary."""
     present = values[np.isfinite(values)]
     if not len(present):
         return 0.0, 0.0
     low, high = float(present.min()), float(present.max())
     mean, scale = float(present.mean()), float(present.std())
-    if low == high or scale <= 1e-9 * max(abs(low), abs(high)):  # rounding alone makes such a deviation
+    if low == high or scale <= 1e-9 * max(abs(low), abs(high)):  # rounding alone gives such a deviation
         return low, 0.0
     return mean, scale
 
 
-def _may_move(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
+def _may_change(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
     if new.scale == 0:
         return False
     if old.scale == 0:
@@ -273,7 +255,7 @@ def _may_move(old: Numeric, new: Numeric, *, restandardise: bool) -> bool:
     if not restandardise or (old.mean, old.scale) == (new.mean, new.scale):
         return False
     ratio, shift = new.scale / old.scale, abs(new.mean - old.mean) / old.scale
-    return 1 / FARTHEST_MOVE <= ratio <= FARTHEST_MOVE and shift <= FARTHEST_MOVE
+    return 1 / LARGEST_CHANGE <= ratio <= LARGEST_CHANGE and shift <= LARGEST_CHANGE
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:

@@ -12,7 +12,7 @@ from evermodel.data.ingest import ingest_table
 from evermodel.errors import FeatureStoreError
 from evermodel.features.online_store import OnlineStore, materialize, views
 from evermodel.features.packed_store import PackedStore
-from evermodel.features.training_set import rows
+from evermodel.features.training_set import build_rows
 from tests.support.online_shop import CASE, START, shop_log
 
 
@@ -36,7 +36,7 @@ def test_materialised_features_are_the_training_row_of_that_moment(log: EventLog
         }
     )
     ingest_table(CASE, "visits", probes, log, batch_id="probe", now=now)
-    wanted = rows(CASE, log, window=None, now=now + timedelta(days=1)).slice(400)
+    wanted = build_rows(CASE, log, window=None, now=now + timedelta(days=1)).slice(400)
     online = OnlineStore(CASE, str(tmp_path / "online.db")).read("user", wanted["user"].to_pylist(), timeout_s=1)
     for name in views(CASE)[0].features:
         assert online[name].to_pylist() == wanted[name].to_pylist(), name

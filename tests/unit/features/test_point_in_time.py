@@ -1,8 +1,8 @@
-"""As-of joins and feature rows against brute force, with rows planted in the future."""
+"""As-of joins and feature rows against brute force, with rows injected in the future."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,9 @@ import pytest
 
 from evermodel.clock import from_micros
 from evermodel.errors import DataError, InputError
-from evermodel.features.columns import entity_codes
-from evermodel.features.point_in_time import (
-    asof_join,
-    calendar,
-    feature_rows,
-    incremental_events,
-    row_features,
-    window_groups,
-)
+from evermodel.features.point_in_time import asof_join, feature_rows, incremental_events
+from evermodel.features.row_features import row_features
+from evermodel.features.window_groups import window_groups
 from evermodel.features.windows import Incremental
 from evermodel.use_case import UseCase, Window
 from tests.support.use_cases import make_use_case
@@ -85,7 +79,7 @@ def times(values: Any) -> pa.Array:
 
 
 def shop_events(count: int, seed: int) -> dict[str, pa.Table]:
-    """Few entities and few seconds: many ties; a third of the orders are created after they happened."""
+    """Few entities and few seconds, so many ties; a third of the orders are created after their event time."""
     generator = np.random.default_rng(seed)
     span = count // 2
     when = np.sort(generator.integers(0, span, count))
@@ -176,7 +170,7 @@ def test_rows_of_a_window_are_the_same_as_of_all(shop):
     assert feature_rows(shop, events, window=window).to_pylist() == expected.to_pylist()
 
 
-def test_what_is_created_later_changes_no_row(shop):
+def test_events_created_later_change_no_row(shop):
     events = shop_events(120, 4)
     before = feature_rows(shop, events)
     orders = events["orders"]
@@ -185,7 +179,7 @@ def test_what_is_created_later_changes_no_row(shop):
     assert feature_rows(shop, {**events, "orders": pa.concat_tables([orders, late])}).equals(before)
 
 
-def test_the_online_way_gives_the_same_cells(shop):
+def test_the_online_state_gives_the_same_values(shop):
     events = shop_events(150, 5)
     rows = feature_rows(shop, events).to_pylist()
     for group in window_groups(shop):
@@ -242,24 +236,6 @@ def test_a_filter_that_can_never_hold_is_an_error():
         feature_rows(case, shop_events(5, 0))
 
 
-def test_calendar_parts_agree_with_datetime():
-    moments = [datetime(1996, 2, 29, 23, 59, 59, tzinfo=UTC), datetime(1969, 12, 31, 6, 1, tzinfo=UTC)]
-    moments += [datetime(2018, 6, 17, tzinfo=UTC), datetime(2026, 12, 31, 7, 0, tzinfo=UTC)]
-    at = np.array([int(m.timestamp()) * 1_000_000 for m in moments], np.int64)
-    expected = {
-        "hour": [m.hour for m in moments],
-        "minute_of_day": [m.hour * 60 + m.minute for m in moments],
-        "weekday": [m.weekday() for m in moments],
-        "weekend": [m.weekday() >= 5 for m in moments],
-        "night": [m.hour <= 6 for m in moments],
-        "day_of_month": [m.day for m in moments],
-        "month": [m.month for m in moments],
-        "day_of_year": [m.timetuple().tm_yday for m in moments],
-    }
-    for part, values in expected.items():
-        assert calendar(part, at).tolist() == values, part
-
-
 def brute_force(targets: pa.Table, history: pa.Table, ttl: int | None) -> list[Any]:
     by_key: dict[Any, list[Any]] = {}
     for row in history.to_pylist():
@@ -280,8 +256,8 @@ def brute_force(targets: pa.Table, history: pa.Table, ttl: int | None) -> list[A
 
 
 @pytest.mark.parametrize("ttl", [None, 40_000_000])
-def test_the_as_of_join_equals_brute_force_with_planted_future_rows(ttl):
-    """10,000 history rows: ties, rows after the target, rows that happened before it and were created after it."""
+def test_the_as_of_join_equals_brute_force_with_future_rows(ttl):
+    """10,000 history rows: ties, rows after the target, rows with an event time before it and a creation time after it."""
     generator = np.random.default_rng(7)
     count = 10_000
     at = generator.integers(0, 3000, count)
@@ -313,7 +289,7 @@ def test_the_as_of_join_equals_brute_force_with_planted_future_rows(ttl):
     ]
     assert found == expected
     future = asof_join(targets, history.drop_columns(["created_time"]), by=["key", "place"], ttl=ttl)
-    assert future["note"].to_pylist() != joined["note"].to_pylist()  # the planted rows would be seen
+    assert future["note"].to_pylist() != joined["note"].to_pylist()  # the future rows would be seen
 
 
 def test_an_as_of_join_with_nothing_to_join_gives_nulls():
@@ -336,14 +312,3 @@ def test_a_history_loaded_at_once_is_unknown_before_its_creation():
     )
     targets = pa.table({"key": [0, 0], "event_time": times([8999, 9000])})
     assert asof_join(targets, history, by=["key"], ttl=None)["value"].to_pylist() == [None, count - 1]
-
-
-def test_codes_are_shared_and_a_null_key_has_none():
-    left = pa.chunked_array([["b", None, "a"]])
-    right = pa.chunked_array([["a", "c"], [None]])
-    own, other = entity_codes([left], [right])
-    assert own[2] == other[0] and own[1] == other[2] == -1 and len({own[0], own[2], other[1]}) == 3
-    numbers, text = entity_codes([pa.chunked_array([[7, 8]])], [pa.chunked_array([["8", "x"]])])
-    assert numbers[1] == text[0] and text[1] not in numbers
-    negative = entity_codes([pa.chunked_array([[-1, 5, None]])], [pa.chunked_array([[-1]])])
-    assert negative[0][0] == negative[1][0] >= 0 and negative[0][2] == -1

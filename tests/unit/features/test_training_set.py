@@ -14,7 +14,7 @@ from evermodel import storage
 from evermodel.clock import from_micros
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
-from evermodel.features.training_set import TrainingRows, load, numeric, rows, save, training_rows
+from evermodel.features.training_set import TrainingRows, build_rows, load, numeric, save, training_rows
 from evermodel.records import TrainingSet, Window
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
@@ -117,7 +117,7 @@ def turn(log: EventLog, **changes: Any) -> TrainingRows:
 
 
 def test_rows_are_the_known_events_with_features_and_matured_labels(log):
-    table = rows(parsed(), log, window=None, now=hours(100))
+    table = build_rows(parsed(), log, window=None, now=hours(100))
     assert max(times(table)) == hours(100)
     assert table.column_names == [
         *("row_id", "event_time", "user", "bought", "price", "views_6h", "views_1d", "bought_rate_1d", "label:bought")
@@ -125,20 +125,20 @@ def test_rows_are_the_known_events_with_features_and_matured_labels(log):
     label = table["label:bought"].to_pylist()
     for at, bought, found in zip(times(table), table["bought"].to_pylist(), label, strict=True):
         assert found == (bought if at + timedelta(hours=2) <= hours(100) else None)
-    assert "label:bought" not in rows(parsed(), log, window=None, now=hours(100), labelled=False).column_names
+    assert "label:bought" not in build_rows(parsed(), log, window=None, now=hours(100), labelled=False).column_names
 
 
 def test_rows_of_a_window_equal_the_same_rows_of_all(log):
     window = Window(start=hours(50), end=hours(60))
-    every = rows(parsed(), log, window=None, now=hours(300))
+    every = build_rows(parsed(), log, window=None, now=hours(300))
     inside = [row for row in every.to_pylist() if hours(50) <= row["event_time"] < hours(60)]
-    assert rows(parsed(), log, window=window, now=hours(300)).to_pylist() == inside
+    assert build_rows(parsed(), log, window=window, now=hours(300)).to_pylist() == inside
 
 
 def test_an_event_created_later_is_no_row_yet_and_in_no_window(late_log):
     case = parsed(source=LATE)
     now = hours(100)
-    table = rows(case, late_log, window=None, now=now)
+    table = build_rows(case, late_log, window=None, now=now)
     stored = late_log.read("views").to_pylist()
     known = {e["ingest_seq"] for e in stored if e["created_time"] <= now and e["event_time"] <= now}
     assert ids(table) == known and len(known) < sum(e["event_time"] <= now for e in stored)
@@ -232,7 +232,7 @@ def test_two_windows_leave_out_what_lies_between(log):
 @pytest.mark.parametrize("late", [False, True])
 def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
     case, source = (parsed(source=LATE), late_log) if late else (parsed(), log)
-    everything = rows(case, source, window=None, now=hours(10_000))
+    everything = build_rows(case, source, window=None, now=hours(10_000))
     one = turn(source, use_case=case, mode=mode)
     other = turn(source, use_case=case, mode=mode, rows=everything, data_version=source.data_version())
     assert one.row_digest == other.row_digest and one.data_version == other.data_version
@@ -254,7 +254,7 @@ def test_a_sample_bounds_what_is_trained_on(log, sampling):
 def test_nothing_matured_is_a_clear_error(log):
     with pytest.raises(DataError, match="no matured, labelled row"):
         turn(log, windows=[Window(start=hours(169), end=hours(170))])
-    with pytest.raises(DataError, match="left to train on"):
+    with pytest.raises(DataError, match="labelled row to train on"):
         turn(log, windows=[Window(start=hours(100), end=hours(100.1))])
 
 
@@ -282,4 +282,4 @@ def test_numeric_is_float64_with_nan_for_null():
 
 def test_times_beyond_the_epochs_start_do_not_break_the_reach(log):
     window = Window(start=from_micros(1), end=hours(2))
-    assert rows(parsed(), log, window=window, now=hours(100)).num_rows == 16
+    assert build_rows(parsed(), log, window=window, now=hours(100)).num_rows == 16

@@ -1,4 +1,4 @@
-"""Transforms: what each encoding gives, exact JSON, and what a move says."""
+"""Transforms: each encoding, exact JSON, and updates."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 
 from evermodel.errors import DataError
 from evermodel.features import transforms
-from evermodel.features.transforms import Hashing, Transforms, Vocabulary, fit
+from evermodel.features.encoders import Hashing, Vocabulary
+from evermodel.features.transforms import Transforms, fit
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
 
@@ -47,43 +48,43 @@ def test_missing_cells_take_the_fill(missing: str, fill: float, columns: int) ->
         assert fitted.spec.dense == ("x", "x:missing")
 
 
-def test_nulls_that_appear_later_are_filled_and_get_their_column_at_the_next_move() -> None:
+def test_nulls_that_appear_later_are_filled_and_get_their_column_at_the_next_update() -> None:
     fitted = fit(case(x={}), "y", table(x=[1.0, 2.0, 3.0]))
     later = table(x=pa.array([1.0, None, 5.0]))
     assert fitted.spec.dense == ("x",)
     assert fitted.apply(later).dense[1, 0] == 0
-    moved, move = fitted.move(later)
-    assert moved.spec.dense == ("x", "x:missing") and (move.dense_from, move.dense_to) == (1, 2)
-    assert moved.apply(later).dense[:, 1].tolist() == [0.0, 1.0, 0.0]
+    updated, update = fitted.update(later)
+    assert updated.spec.dense == ("x", "x:missing") and (update.dense_from, update.dense_to) == (1, 2)
+    assert updated.apply(later).dense[:, 1].tolist() == [0.0, 1.0, 0.0]
 
 
-def test_a_constant_column_is_zero_until_it_is_seen_to_vary() -> None:
+def test_a_constant_column_is_zero_until_it_varies() -> None:
     fitted = fit(case(x={}), "y", table(x=[0.1] * 7))
     assert fitted.numeric[0].scale == 0
     assert fitted.apply(table(x=[0.1, 9.0, -9.0])).dense.tolist() == [[0.0]] * 3
-    moved, move = fitted.move(table(x=[1.0, 2.0, 3.0]))
-    assert move.columns[0].was_constant and moved.apply(table(x=[3.0])).dense[0, 0] > 1
-    kept, still = moved.move(table(x=[5.0, 5.0]))
-    assert kept == moved and still.is_identity
+    updated, update = fitted.update(table(x=[1.0, 2.0, 3.0]))
+    assert update.columns[0].was_constant and updated.apply(table(x=[3.0])).dense[0, 0] > 1
+    kept, unchanged = updated.update(table(x=[5.0, 5.0]))
+    assert kept == updated and unchanged.is_identity
 
 
-def test_a_move_keeps_the_raw_fill_and_doesnt_follow_a_jump_that_weights_couldnt_express() -> None:
+def test_an_update_keeps_the_fill_and_ignores_a_jump_that_weights_can_not_express() -> None:
     fitted = fit(case(x={}), "y", table(x=[1.0, 2.0, 3.0]))
-    moved, _ = fitted.move(table(x=[11.0, 12.0, 16.0]))
-    assert (moved.numeric[0].fill, moved.numeric[0].mean) == (2.0, 13.0)
-    _, far = fitted.move(table(x=[1e9, 2e9]))
+    updated, _ = fitted.update(table(x=[11.0, 12.0, 16.0]))
+    assert (updated.numeric[0].fill, updated.numeric[0].mean) == (2.0, 13.0)
+    _, far = fitted.update(table(x=[1e9, 2e9]))
     assert far.is_identity
-    _, unasked = fitted.move(table(x=[11.0, 12.0]), restandardise=False)
-    assert unasked.is_identity
+    _, without = fitted.update(table(x=[11.0, 12.0]), restandardise=False)
+    assert without.is_identity
 
 
 def test_a_vocabulary_grows_by_appending_and_the_unknown_is_zero() -> None:
     fitted = fit(case(c={"encode": "embed"}), "y", table(c=["b", "a", "b"]))
     assert fitted.apply(table(c=["a", "b", "z"])).ids[:, 0].tolist() == [1, 2, 0]
-    moved, move = fitted.move(table(c=pa.array(["z", "a", None])))
-    assert isinstance(moved.ids[0], Vocabulary) and moved.ids[0].values == ("a", "b", "z", None)
-    assert move.tables == (("c", 3, 5),)
-    assert moved.apply(table(c=pa.array(["a", "b", "z", None, "q"]))).ids[:, 0].tolist() == [1, 2, 3, 4, 0]
+    updated, update = fitted.update(table(c=pa.array(["z", "a", None])))
+    assert isinstance(updated.ids[0], Vocabulary) and updated.ids[0].values == ("a", "b", "z", None)
+    assert update.tables == (("c", 3, 5),)
+    assert updated.apply(table(c=pa.array(["a", "b", "z", None, "q"]))).ids[:, 0].tolist() == [1, 2, 3, 4, 0]
 
 
 def test_hashing_is_stable_signed_and_has_its_own_id_for_missing() -> None:
@@ -91,14 +92,14 @@ def test_hashing_is_stable_signed_and_has_its_own_id_for_missing() -> None:
     values = [f"value {number}" for number in range(2000)]
     ids = hashing.encode(pa.chunked_array([values, [None]], pa.string()))
     assert ids[-1] == 0 and ids[:-1].min() >= 1 and ids.max() <= 2000
-    assert ids[:3].tolist() == PUBLISHED  # a change of the hash would scramble every model in production
+    assert ids[:3].tolist() == KNOWN_IDS  # a change of the hash would break every model in production
     assert 900 < int((ids > 1000).sum()) < 1100
     assert Hashing("d", 2, 1000).encode(pa.chunked_array([values])).tolist() != ids[:-1].tolist()
     whole, real = (hashing.encode(pa.chunked_array([[3, 4]], kind)) for kind in (pa.int64(), pa.float64()))
     assert whole.tolist() == real.tolist()
 
 
-PUBLISHED = [438, 1525, 1851]
+KNOWN_IDS = [438, 1525, 1851]
 
 
 def test_bins_are_quantiles_of_the_training_part() -> None:
@@ -108,7 +109,7 @@ def test_bins_are_quantiles_of_the_training_part() -> None:
     assert fitted.spec.ids == (("x", 5, 8),)
 
 
-def test_a_cross_is_hashed_and_none_is_left_out() -> None:
+def test_a_cross_is_hashed_and_encode_none_is_left_out() -> None:
     cross = {"kind": "cross", "of": ["x", "c"]}
     fitted = fit(case(x={"encode": "none"}, c={"encode": "none"}, k=cross), "y", table(x=[1.0], c=["a"], k=["1|a"]))
     assert fitted.columns == ("k",) and fitted.spec.signed == {"k"}
@@ -124,7 +125,7 @@ def test_json_comes_back_exactly() -> None:
     np.testing.assert_array_equal(again.apply(rows).dense, fitted.apply(rows).dense)
 
 
-def test_one_row_is_encoded_as_it_is_among_many() -> None:
+def test_one_row_is_encoded_as_among_many_rows() -> None:
     rows = table(x=pa.array([1.0, None, 3.5]), c=pa.array(["a", None, "b"]))
     fitted = fit(case(x={}, c={"encode": "embed"}), "y", rows)
     whole = fitted.apply(rows)
@@ -149,7 +150,7 @@ def test_an_integer_column_and_an_all_null_one_are_numbers() -> None:
         (table(x=["a"]), "encode it by embed or hash"),
     ],
 )
-def test_what_cant_be_fitted_says_so(rows: pa.Table, message: str) -> None:
+def test_rows_that_can_not_be_fitted_are_an_error(rows: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=message):
         fit(case(x={}), "y", rows)
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermodel.errors import DataError
-from evermodel.features.point_in_time import incremental_events, window_columns, window_groups
+from evermodel.features.point_in_time import incremental_events, window_columns
+from evermodel.features.window_groups import window_groups
 from evermodel.features.windows import EventArrays, FieldArrays, Incremental, Measure, TargetRows, bulk, quantise
 
 RESOLUTION = 0.25

@@ -15,7 +15,8 @@ from evermodel.bundle import Bundle, open_bundle
 from evermodel.clock import micros
 from evermodel.code_version import code_version
 from evermodel.errors import DataError, InputError, StateError
-from evermodel.features.transforms import Vocabulary, fit
+from evermodel.features.encoders import Vocabulary
+from evermodel.features.transforms import fit
 from evermodel.training.torch.model import NetworkModel
 from evermodel.training.train import train
 from evermodel.use_case import UseCase

@@ -114,7 +114,7 @@ def stateful(use_case: UseCase, objective: str, rows: TrainingRows, *, parent: B
     settings = use_case.training.stateful
     transforms = network.transforms
     if isinstance(module, WarmStartable):
-        transforms, update = transforms.move(fitted_on, restandardise=settings.restandardise)
+        transforms, update = transforms.update(fitted_on, restandardise=settings.restandardise)
         learner = state.transfer_state(learner, build(model, transforms.spec, task.outputs, seed=seed), update)
     fresh = encode(transforms, task, rows.train)
     check_fresh(objective, len(fresh), rows)
