@@ -7,13 +7,14 @@ not passed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from evermodel.cli import data, monitoring, project, serving, training
 from evermodel.errors import EvermodelError, GateError, InputError
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "init": project.init,
     "ingest": data.ingest,
     "ingest-stream": data.ingest_stream,
@@ -32,7 +33,11 @@ VERBS = {
     "ui": project.ui,
     "demo": project.demo,
 }
-OLD_VERBS = {"replay": training.backtest, "why": monitoring.decisions}  # still work, but no help page names them
+# They still work, but no help page names them.
+OLD_VERBS: dict[str, Callable[..., None]] = {
+    "replay": training.backtest,
+    "why": monitoring.decisions,
+}
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Keep a model in production fresh.", rich_markup_mode=None
