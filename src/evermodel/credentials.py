@@ -1,8 +1,8 @@
-"""Who may call: bearer tokens, known by their sha256 alone, in a file that may change while it is in use.
+"""Bearer tokens: a file lists the sha256 of each token, and may change while it is in use.
 
-The file is a JSON list, `[{"name": "ops", "role": "admin", "sha256": "<64 hex digits>"}]`; two entries of one name are
-one caller whose token is being changed. No token and no digest is ever logged, answered or part of an error. A digest
-without salt or stretching is enough for what nobody can guess: 32 random bytes, never a password.
+The file is a JSON list: `[{"name": "ops", "role": "admin", "sha256": "<64 hex digits>"}]`. Two entries with one name are
+one caller whose token is being replaced. No log line, answer or error contains a token or a digest. A plain digest
+without salt is enough because a token is 32 random bytes, never a password.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Entry(BaseModel):
-    """One token: whose it is, what its bearer may do, and its sha256."""
+    """One token: its owner, the owner's role, and the token's sha256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,23 +36,23 @@ class Entry(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
 
     @property
-    def mark(self) -> str:
-        """Names the token to somebody who keeps a session for its bearer, and says nothing about it."""
-        return hashlib.sha256(f"mark:{self.sha256}".encode()).hexdigest()[:16]
+    def token_id(self) -> str:
+        """Identifies the token in a session without revealing anything of it."""
+        return hashlib.sha256(f"token-id:{self.sha256}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a token belongs to."""
+    """The owner of a token."""
 
     name: str
     role: Role
-    mark: str = ""
+    token_id: str = ""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request isn't let in: 401 without a known token, 403 with one that may not."""
+    """Why a request is refused: 401 without a known token, 403 if the caller's role does not allow it."""
 
     status: Literal[401, 403]
     code: str
@@ -60,7 +60,7 @@ class Refusal:
 
 
 class Tokens:
-    """The tokens of one file. Any thread may ask; a file that can't be read any more leaves the ones that were."""
+    """The tokens of one file. Thread-safe. If the file becomes unreadable, the last readable list stays in use."""
 
     def __init__(self, path: str | Path) -> None:
         self._path, self._lock = str(path), Lock()
@@ -69,12 +69,14 @@ class Tokens:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokens:
-        """InputError where there is no such file, or it isn't the list that it should be."""
+        """Raises InputError if the file does not exist or its content is not valid."""
         return cls(path)
 
-    def check(self, header: str | None) -> Caller | None:
-        """Who sent an `Authorization` header; None where it names no known token. Every entry is compared, each in
-        constant time, so that how long it takes says nothing."""
+    def authenticate(self, header: str | None) -> Caller | None:
+        """The caller of an `Authorization` header, or None if the token is unknown.
+
+        Compares every entry, each in constant time, so that the duration reveals nothing.
+        """
         kind, _, token = (header or "").strip().partition(" ")
         if kind.lower() != "bearer" or not token.strip():
             return None
@@ -83,13 +85,13 @@ class Tokens:
         for entry in self._current():
             if hmac.compare_digest(entry.sha256, digest):
                 found = entry
-        return Caller(found.name, found.role, found.mark) if found else None
+        return Caller(found.name, found.role, found.token_id) if found else None
 
-    def still(self, name: str, mark: str) -> Caller | None:
-        """The caller whose token had this mark, while the token is in the file: a session ends with its token."""
+    def find_caller(self, name: str, token_id: str) -> Caller | None:
+        """The caller with this token, or None if the token is no longer in the file: a session ends with its token."""
         for entry in self._current():
-            if entry.name == name and hmac.compare_digest(entry.mark, mark):
-                return Caller(entry.name, entry.role, entry.mark)
+            if entry.name == name and hmac.compare_digest(entry.token_id, token_id):
+                return Caller(entry.name, entry.role, entry.token_id)
         return None
 
     def _current(self) -> tuple[Entry, ...]:
@@ -98,16 +100,16 @@ class Tokens:
                 if (signature := self._signature()) != self._seen:
                     self._seen = signature
                     self._entries = self._read()
-            except EvermodelError as error:  # half written, or gone: who could come in still can, and it is said
-                log.warning("%s; the tokens that were known go on", error)
+            except EvermodelError as error:  # half written or missing: known callers keep their access
+                log.warning("%s; the tokens read before stay valid", error)
             return self._entries
 
     def _signature(self) -> tuple[int, int, int]:
         try:
-            found = os.stat(self._path)
+            status = os.stat(self._path)
         except OSError as error:
             raise InputError(f"tokens file {self._path}: {error.strerror}") from None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _read(self) -> tuple[Entry, ...]:
         try:
@@ -117,24 +119,24 @@ class Tokens:
             raise InputError(f"tokens file {self._path}: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise InputError(f"tokens file {self._path}: {where}: {first['msg']}") from None
+            location = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise InputError(f"tokens file {self._path}: {location}: {first['msg']}") from None
         if len({entry.sha256 for entry in entries}) != len(entries):
-            raise InputError(f"tokens file {self._path}: one token is in it twice; each caller needs one of its own")
+            raise InputError(f"tokens file {self._path}: it contains one token twice; each caller needs its own token")
         return entries
 
 
-def admit(tokens: Tokens, header: str | None, roles: frozenset[Role] | None) -> Caller | Refusal:
-    """Whether a request with this `Authorization` header comes in; `roles` are those that may, None: any."""
-    caller = tokens.check(header)
+def authorize(tokens: Tokens, header: str | None, roles: frozenset[Role] | None) -> Caller | Refusal:
+    """The caller of this `Authorization` header, or why the request is refused. `roles`: allowed roles; None: any."""
+    caller = tokens.authenticate(header)
     if caller is None:
-        why = "the token isn't known" if header else "this needs a token; send `Authorization: Bearer TOKEN`"
-        return Refusal(401, "unauthenticated", why)
-    return refused(caller, roles) or caller
+        reason = "the token is unknown" if header else "a token is required; send `Authorization: Bearer TOKEN`"
+        return Refusal(401, "unauthenticated", reason)
+    return check_role(caller, roles) or caller
 
 
-def refused(caller: Caller, roles: frozenset[Role] | None) -> Refusal | None:
-    """Why this caller may not; None where it may."""
+def check_role(caller: Caller, roles: frozenset[Role] | None) -> Refusal | None:
+    """A refusal if the caller's role is not one of `roles`, else None."""
     if roles is None or caller.role in roles:
         return None
     return Refusal(403, "forbidden", f"role {caller.role} may not do this; {' or '.join(sorted(roles))} may")

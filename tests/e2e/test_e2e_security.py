@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from evermodel import use_case
-from evermodel.control.actions import Runs
+from evermodel.control.actions import RunLauncher
 from evermodel.control.app import create_control
-from evermodel.control.auth.session import SESSION, Sessions
+from evermodel.control.auth.session import SESSION_COOKIE, Sessions
 from evermodel.control.service import Service
 from evermodel.serving.api import create_api
 from evermodel.serving.service import PredictionService
@@ -299,18 +299,19 @@ def routes_of(app: Any) -> set[str]:
 
 def control_routes() -> set[str]:
     service = Service(Project.open(ROOT), now)
-    return routes_of(create_control(service, sessions=Sessions(secrets.token_bytes(32), clock=now), runs=Runs(service)))
+    sessions = Sessions(secrets.token_bytes(32), clock=now)
+    return routes_of(create_control(service, sessions=sessions, launcher=RunLauncher(service)))
 
 
 def serving_routes() -> set[str]:
     async def never(*_: Any) -> Any:
         raise AssertionError("nothing is asked here")
 
-    desk = PredictionService({"restaurants": use_case.load(ROOT / "use_cases" / "restaurants.yaml")}, never, {})
+    service = PredictionService({"restaurants": use_case.load(ROOT / "use_cases" / "restaurants.yaml")}, never, {})
     try:
-        return routes_of(create_api(desk, ready=never, clock=now))
+        return routes_of(create_api(service, ready=never, clock=now))
     finally:
-        desk.close()
+        service.close()
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +339,7 @@ def refusals(url: str, paths: set[str], credentials: dict[str, str | None]) -> t
                 for name, header in credentials.items():
                     headers = {"content-type": "application/json"}
                     if header is not None:
-                        headers |= {"authorization": header, "cookie": f"{SESSION}={header.partition(' ')[2]}.0"}
+                        headers |= {"authorization": header, "cookie": f"{SESSION_COOKIE}={header.partition(' ')[2]}.0"}
                     body = None if method in ("GET", "HEAD") else b"{}"
                     bare = {key: value for key, value in headers.items() if key != "content-type"}
                     for how, sent, said in (("", headers, body), (" without a body", bare, None)):

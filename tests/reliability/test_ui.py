@@ -1,7 +1,7 @@
-"""The page in a real Chromium: sign in, look, roll back with a reason, and what another page's form can't do.
+"""The pages in a real Chromium: sign-in, a rollback with a reason, and requests of another site's page.
 
-Chromium is driven by chromedriver's own protocol (W3C WebDriver) over HTTP: Debian's packages `chromium` and
-`chromium-driver`. With SCREENSHOT=docs/images/ui.png in the environment the picture of the documentation is taken anew.
+The tests drive Chromium through chromedriver (W3C WebDriver) over HTTP; Debian's packages are `chromium` and
+`chromium-driver`. With SCREENSHOT=docs/images/ui.png in the environment, a test renews the picture of the documentation.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,21 @@ import httpx
 import pytest
 import uvicorn
 
-from evermodel.control.actions import Runs
+from evermodel.control.actions import RunLauncher
 from evermodel.control.app import create_control
 from evermodel.control.auth.session import Sessions, session_key
 from evermodel.control.service import Service
 from evermodel.credentials import Tokens
+from evermodel.ledger import Ledger
 from evermodel.workflow import Project
 from tests.support import ledger_history
 from tests.support.ledger_history import NAME, NOW
+from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-TOKENS = {"anna": "admin", "eve": "viewer"}
+ROLES = {"anna": "admin", "eve": "viewer"}
 pytestmark = [
     pytest.mark.server,
     pytest.mark.slow,
@@ -42,22 +43,12 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def until(what: Any, seconds: float = 30.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it didn't come in time"
-        time.sleep(0.05)
-    return found
+def wait(condition: Callable[[], Any]) -> Any:
+    return wait_until(condition, 30, "the page does not change")
 
 
 class Browser:
-    """One Chromium session, as far as the tests need it."""
+    """One Chromium session: the commands that the tests need."""
 
     def __init__(self, driver: str, profile: Path) -> None:
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,900"]
@@ -65,52 +56,52 @@ class Browser:
         options = {"binary": CHROMIUM, "args": arguments}
         self._http = httpx.Client(base_url=driver, timeout=60, trust_env=False)
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        said = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._at = f"/session/{said['sessionId']}"
+        session = self._command("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self._session = f"/session/{session['sessionId']}"
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def _command(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._http.request(method, path, json=body if method == "POST" else None).json()["value"]
         if isinstance(answer, dict) and "error" in answer:
             raise AssertionError(f"{path}: {answer['error']}: {answer['message']}")
         return answer
 
     def open(self, url: str) -> None:
-        self._ask("POST", f"{self._at}/url", {"url": url})
+        self._command("POST", f"{self._session}/url", {"url": url})
 
     @property
     def url(self) -> str:
-        return str(self._ask("GET", f"{self._at}/url"))
+        return str(self._command("GET", f"{self._session}/url"))
 
-    def all(self, selector: str, using: str = "css selector") -> list[str]:
-        found = self._ask("POST", f"{self._at}/elements", {"using": using, "value": selector})
-        return [one[ELEMENT] for one in found]
+    def find_all(self, selector: str, using: str = "css selector") -> list[str]:
+        elements = self._command("POST", f"{self._session}/elements", {"using": using, "value": selector})
+        return [element[ELEMENT] for element in elements]
 
-    def one(self, selector: str, using: str = "css selector") -> str:
-        return str(until(lambda: self.all(selector, using))[0])
+    def find(self, selector: str, using: str = "css selector") -> str:
+        return str(wait(lambda: self.find_all(selector, using))[0])
 
     def text(self, selector: str = "body") -> str:
-        """What is to be read there; in one step, for a page may go while it is asked."""
+        """The visible text; read in one step, because the page may change meanwhile."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
     def click(self, selector: str, using: str = "css selector") -> None:
-        self._ask("POST", f"{self._at}/element/{self.one(selector, using)}/click", {})
+        self._command("POST", f"{self._session}/element/{self.find(selector, using)}/click", {})
 
     def type(self, selector: str, text: str) -> None:
-        self._ask("POST", f"{self._at}/element/{self.one(selector)}/value", {"text": text})
+        self._command("POST", f"{self._session}/element/{self.find(selector)}/value", {"text": text})
 
     def run(self, script: str, *args: Any) -> Any:
-        return self._ask("POST", f"{self._at}/execute/sync", {"script": script, "args": list(args)})
+        return self._command("POST", f"{self._session}/execute/sync", {"script": script, "args": list(args)})
 
-    def complaints(self) -> list[str]:
-        """What the console has: a refused style or script is there."""
-        return [one["message"] for one in self._ask("POST", f"{self._at}/se/log", {"type": "browser"})]
+    def console_messages(self) -> list[str]:
+        """For example about a refused style or script."""
+        return [entry["message"] for entry in self._command("POST", f"{self._session}/se/log", {"type": "browser"})]
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         body = {"cmd": command, "params": parameters}
-        return self._ask("POST", f"{self._at}/goog/cdp/execute", body)
+        return self._command("POST", f"{self._session}/goog/cdp/execute", body)
 
     def close(self) -> None:
-        self._ask("DELETE", self._at)
+        self._command("DELETE", self._session)
         self._http.close()
 
 
@@ -121,13 +112,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log, subprocess.Popen([str(DRIVER), f"--port={port}"], stdout=log, stderr=log) as process:
         url = f"http://127.0.0.1:{port}"
 
-        def answers() -> bool:
+        def is_ready() -> bool:
             try:
                 return bool(httpx.get(f"{url}/status", trust_env=False).json()["value"]["ready"])
             except httpx.TransportError:
                 return False
 
-        until(answers)
+        wait(is_ready)
         yield url
         process.terminate()
 
@@ -141,11 +132,11 @@ def browser(driver: str, tmp_path: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return ledger_history.live(tmp_path / "project")
+    return ledger_history.project_with_history(tmp_path / "project")
 
 
-def serving(ledger: Any) -> dict[str, Any]:
-    """What a serving with two arms beside its champion says."""
+def serving_status(ledger: Ledger) -> dict[str, Any]:
+    """The status of a serving with two arms beside its champion."""
     releases = [row.release.id for row in ledger.promotions(NAME)]
     arms = {
         "rolled_back": {"release": releases[2], "share": 0.1, "shadow": False},
@@ -163,17 +154,17 @@ class Control:
             project,
             clock=lambda: NOW,
             tokens=Tokens.from_file(tokens) if tokens else None,
-            serving=lambda: serving(project.ledger()),
-            aliases=lambda _project, _name: None,
+            serving=lambda: serving_status(project.ledger()),
+            sync_aliases=lambda _project, _name: None,
         )
         sessions = Sessions(session_key(None), clock=self.service.clock)
-        app = create_control(self.service, sessions=sessions, runs=Runs(self.service, launch=lambda *_: None))
+        app = create_control(self.service, sessions=sessions, launcher=RunLauncher(self.service, run=lambda *_: None))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning", access_log=False))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        until(lambda: self._server.started)
+        wait(lambda: self._server.started)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -184,7 +175,7 @@ class Control:
 def control(project: Project, tmp_path: Path) -> Iterator[Control]:
     entries = [
         {"name": name, "role": role, "sha256": hashlib.sha256(f"{name}-token".encode()).hexdigest()}
-        for name, role in TOKENS.items()
+        for name, role in ROLES.items()
     ]
     (tmp_path / "tokens.json").write_text(json.dumps(entries))
     control = Control(project, tmp_path / "tokens.json")
@@ -203,7 +194,7 @@ def sign_in(browser: Browser, control: Control, name: str) -> None:
     browser.open(control.url)
     browser.type("#token", f"{name}-token")
     browser.click("main button")
-    until(lambda: "Use cases" in browser.text("main"))
+    wait(lambda: "Use cases" in browser.text("main"))
 
 
 def test_a_person_signs_in_and_rolls_back(browser: Browser, control: Control) -> None:
@@ -212,16 +203,16 @@ def test_a_person_signs_in_and_rolls_back(browser: Browser, control: Control) ->
     assert before is not None and previous is not None
     sign_in(browser, control, "anna")
     browser.click("a.card")
-    until(lambda: before.id in browser.text(".tiles"))
-    assert len(browser.all("svg.chart circle")) == 12 and len(browser.all("svg.chart .promotion")) == 4
+    wait(lambda: before.id in browser.text(".tiles"))
+    assert len(browser.find_all("svg.chart circle")) == 12 and len(browser.find_all("svg.chart .promotion")) == 4
     assert "the window is quarantined" in browser.text("main")
     browser.click("Roll back…", "link text")
-    until(lambda: previous.id in browser.text("form.stack"))
-    browser.click("form.stack button")  # without a reason the browser itself doesn't send it
+    wait(lambda: previous.id in browser.text("form.stack"))
+    browser.click("form.stack button")  # without a reason the browser does not send the form
     assert browser.url.endswith("/rollback")
     browser.type("#reason", "orders fell since noon")
     browser.click("form.stack button")
-    until(lambda: "The previous champion is back" in browser.text("main"))
+    wait(lambda: "The previous champion is back" in browser.text("main"))
     row = ledger.promotions(NAME)[-1]
     assert (row.version, row.release, row.action) == (5, previous, "rollback")
     assert (row.actor, row.reason) == ("anna", "orders fell since noon")
@@ -229,45 +220,49 @@ def test_a_person_signs_in_and_rolls_back(browser: Browser, control: Control) ->
     assert "orders fell since noon" in browser.text("main") and previous.id in browser.text(".tiles")
     assert browser.run("return document.cookie") == "", "no script sees the session"
     browser.click("header form button")
-    until(lambda: "Token" in browser.text("main"))
-    complaints = [one for one in browser.complaints() if "401" not in one]  # a stranger's first page
-    assert complaints == []
+    wait(lambda: "Token" in browser.text("main"))
+    messages = [message for message in browser.console_messages() if "401" not in message]  # of the first page
+    assert messages == []
 
 
-def test_without_the_forms_token_nothing_happens(browser: Browser, control: Control) -> None:
+def test_a_form_with_a_wrong_csrf_token_changes_nothing(browser: Browser, control: Control) -> None:
     sign_in(browser, control, "anna")
     browser.open(f"{control.url}/use-cases/{NAME}/rollback")
     browser.run("document.querySelector('form.stack input[name=csrf]').value = '0'.repeat(64)")
     browser.type("#reason", "x")
     browser.click("form.stack button")
-    until(lambda: "Nothing was changed" in browser.text("main"))
+    wait(lambda: "Nothing was changed" in browser.text("main"))
     assert len(control.service.ledger.promotions(NAME)) == 4
 
 
-def test_another_sites_page_can_neither_send_nor_frame(browser: Browser, control: Control, tmp_path: Path) -> None:
-    """From a page of another origin the session's cookie doesn't come along, and the page can't be framed."""
+def test_another_sites_page_can_neither_send_a_form_nor_frame_a_page(
+    browser: Browser, control: Control, tmp_path: Path
+) -> None:
+    """The browser does not send the session cookie from another origin, and refuses to frame the page."""
     sign_in(browser, control, "anna")
     form = f"<form method=post action='{control.url}/use-cases/{NAME}/rollback'><input name=reason value=x><button>x</button></form>"
     evil = tmp_path / "evil.html"
     evil.write_text(f"<body>{form}<iframe src='{control.url}/'></iframe></body>")
     browser.open(evil.as_uri())
     browser.click("button")
-    until(lambda: "/rollback" in browser.url)
+    wait(lambda: "/rollback" in browser.url)
     assert "another site" in browser.text() or "Sign in" in browser.text()
     assert len(control.service.ledger.promotions(NAME)) == 4
     browser.open(evil.as_uri())
-    assert any("frame" in one.lower() for one in until(browser.complaints))
+    assert any("frame" in message.lower() for message in wait(browser.console_messages))
 
 
 def test_a_viewer_has_no_buttons(browser: Browser, control: Control) -> None:
     sign_in(browser, control, "eve")
     browser.open(f"{control.url}/use-cases/{NAME}")
-    assert "Decisions" in browser.text("main") and browser.all(".actions") == []
+    assert "Decisions" in browser.text("main") and browser.find_all(".actions") == []
     browser.open(f"{control.url}/use-cases/{NAME}/rollback")
-    assert browser.all("form.stack") == [] or "Cancel" in browser.text("main")
+    assert browser.find_all("form.stack") == [] or "Cancel" in browser.text("main")
 
 
-def test_in_local_nobody_signs_in_and_it_is_fit_to_be_seen(browser: Browser, local: Control, tmp_path: Path) -> None:
+def test_the_local_profile_needs_no_sign_in_and_fits_every_screen(
+    browser: Browser, local: Control, tmp_path: Path
+) -> None:
     for theme in ("dark", "light"):
         browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         browser.open(f"{local.url}/use-cases/{NAME}")
@@ -275,7 +270,7 @@ def test_in_local_nobody_signs_in_and_it_is_fit_to_be_seen(browser: Browser, loc
         page = browser.run("return getComputedStyle(document.body).backgroundColor")
         assert page == ("rgb(15, 18, 24)" if theme == "dark" else "rgb(246, 247, 249)")
     wide = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    assert browser.run(wide), "nothing sticks out sideways"
+    assert browser.run(wide), "the page is wider than the window"
     height = browser.run("return document.querySelector('.columns').getBoundingClientRect().bottom")
     clip = {"x": 0, "y": 0, "width": 1280, "height": height, "scale": 1}
     shot = browser.devtools("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
@@ -286,5 +281,5 @@ def test_in_local_nobody_signs_in_and_it_is_fit_to_be_seen(browser: Browser, loc
         Path(place).write_bytes(picture)
     browser.devtools("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
     browser.open(f"{local.url}/use-cases/{NAME}")
-    assert browser.run(wide), "nor on a phone"
-    assert browser.complaints() == []
+    assert browser.run(wide), "the page is wider than a phone"
+    assert browser.console_messages() == []

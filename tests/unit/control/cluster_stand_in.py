@@ -1,4 +1,4 @@
-"""One RayService behind the Kubernetes API, and serving behind it: both over HTTP, as far as the projector asks them."""
+"""Stand-ins, over HTTP, for the Kubernetes API with one RayService and for serving: the part that the reconciler uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from evermodel import storage
-from evermodel.control.rollout.transitions import releases
+from evermodel.control.rollout.serve_config import configured_releases
 from evermodel.records import Release
 
 CONFIG = """
@@ -25,7 +25,7 @@ PATH = "/apis/ray.io/v1/namespaces/live/rayservices/evermodel-serving"
 
 
 class ApiServer:
-    """Holds one object. A patch needs its resourceVersion; `before_patch` is somebody who comes in between."""
+    """Holds one object. A patch needs its resourceVersion; a test changes the object first through `before_patch`."""
 
     def __init__(self) -> None:
         self.object: dict[str, Any] = {
@@ -34,6 +34,7 @@ class ApiServer:
         }
         self.patches: list[dict[str, Any]] = []
         self.conflicts = 0
+        self.refused = 0  # requests while it is down
         self.down = False
         self.before_patch: Callable[[], None] = lambda: None
         self._lock = Lock()
@@ -43,20 +44,21 @@ class ApiServer:
         return str(self.object["spec"]["serveConfigV2"])
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         text = self.object["metadata"].get("annotations", {}).get("evermodel.io/projection", "{}")
         return dict(json.loads(text).get("use_cases", {}).get("restaurants", {}))
 
     def edit(self, config: str) -> None:
         with self._lock:
             self.object["spec"]["serveConfigV2"] = config
-            self._bump()
+            self._next_version()
 
-    def _bump(self) -> None:
+    def _next_version(self) -> None:
         self.object["metadata"]["resourceVersion"] = str(int(self.object["metadata"]["resourceVersion"]) + 1)
 
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, Any]:
         if self.down:
+            self.refused += 1
             return 503, {"message": "etcd is away"}
         if path.partition("?")[0] != PATH:
             return 404, {"message": f"no {path}"}
@@ -70,7 +72,7 @@ class ApiServer:
                 self.conflicts += 1
                 return 409, {"message": "the object has been modified"}
             merge(self.object, patch)
-            self._bump()
+            self._next_version()
             self.patches.append(patch)
             return 200, self.object
 
@@ -87,58 +89,58 @@ def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
 
 
 class Serving:
-    """Replicas that load what the RayService says when they are told to (`settle`); each request meets the next one."""
+    """Replicas that load the configured release in `load_config`. Each request is answered by the next replica."""
 
     def __init__(self, api: ApiServer, replicas: int = 2) -> None:
-        self._api, self._turn = api, 0
+        self._api, self._next = api, 0
         self.live: list[str | None] = [None] * replicas
         self.errors: list[str | None] = [None] * replicas
         self.broken: set[str] = set()
         self.down = False
 
-    def settle(self, *replicas: int) -> None:
-        """So many replicas (all) take the config: load, or keep what they have and say why."""
-        uri = releases(self._api.config)["restaurants"]
+    def load_config(self, *replicas: int) -> None:
+        """These replicas (default: all) load the configured release, or keep their own and report an error."""
+        uri = configured_releases(self._api.config)["restaurants"]
         if uri is None:
             return
         release = Release.from_json(storage.read_text(uri)).id
-        for one in replicas or range(len(self.live)):
+        for replica in replicas or range(len(self.live)):
             if release in self.broken:
-                self.errors[one] = "IntegrityError: sha256 differs"
+                self.errors[replica] = "IntegrityError: sha256 differs"
             else:
-                self.live[one], self.errors[one] = release, None
+                self.live[replica], self.errors[replica] = release, None
 
     def answer(self, _method: str, path: str, headers: Any, _body: bytes) -> tuple[int, Any]:
         if self.down:
             return 502, "bad gateway"
         assert path == "/readyz"
-        self._turn = (self._turn + 1) % len(self.live)
-        case = {"release": self.live[self._turn], "error": self.errors[self._turn]}
+        self._next = (self._next + 1) % len(self.live)
+        case = {"release": self.live[self._next], "error": self.errors[self._next]}
         return 200, {
             "ready": case["release"] is not None,
             "error": None,
             "use_cases": {"restaurants": case},
-            "replica": f"r{self._turn}",
+            "replica": f"r{self._next}",
             "replicas": len(self.live),
         }
 
 
 @contextmanager
-def serve(who: ApiServer | Serving) -> Iterator[str]:
-    """`who` over HTTP on a free port; its URL."""
+def serve(stand_in: ApiServer | Serving) -> Iterator[str]:
+    """Serves `stand_in` on a free port; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def _go(self) -> None:
+        def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, said = who.answer(self.command, self.path, self.headers, body)
-            data = json.dumps(said).encode()
+            status, content = stand_in.answer(self.command, self.path, self.headers, body)
+            data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PATCH = _go
+        do_GET = do_PATCH = _answer
 
         def log_message(self, *_: Any) -> None:
             pass

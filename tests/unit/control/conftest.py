@@ -1,4 +1,4 @@
-"""One story a session; who changes the ledger gets a copy of the project."""
+"""One project with a history for the session; a test that changes the ledger gets a copy of it."""
 
 import shutil
 from pathlib import Path
@@ -7,19 +7,19 @@ import pytest
 
 from evermodel.workflow import Project
 from tests.support import ledger_history
-from tests.unit.control.control_cases import Desk, write_tokens
+from tests.unit.control.control_cases import ControlHarness, write_tokens
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return ledger_history.live(tmp_path_factory.mktemp("history") / "project")
+def project_with_history(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return ledger_history.project_with_history(tmp_path_factory.mktemp("history") / "project")
 
 
 @pytest.fixture
-def project(told: Project, tmp_path: Path) -> Project:
-    """The story as it stands, to go on with. Releases stay where they are: only the ledger is a copy."""
+def project(project_with_history: Project, tmp_path: Path) -> Project:
+    """A copy to change. Its ledger still names the releases in the session's project."""
     folder = tmp_path / "project"
-    shutil.copytree(told.profile.root, folder)
+    shutil.copytree(project_with_history.profile.root, folder)
     return Project.open(folder)
 
 
@@ -29,16 +29,17 @@ def tokens(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def desk(project: Project, tokens: Path) -> Desk:
-    return Desk(project, tokens)
+def control(project: Project, tokens: Path) -> ControlHarness:
+    return ControlHarness(project, tokens)
 
 
 @pytest.fixture
-def local(project: Project) -> Desk:
-    return Desk(project)
+def local(project: Project) -> ControlHarness:
+    """The local profile: without tokens."""
+    return ControlHarness(project)
 
 
 @pytest.fixture
-def watched(told: Project, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A service that no test changes."""
-    return Desk(told, write_tokens(tmp_path_factory.mktemp("tokens") / "tokens.json"))
+def unchanged(project_with_history: Project, tmp_path: Path) -> ControlHarness:
+    """A service for tests that only read; faster, because nothing is copied."""
+    return ControlHarness(project_with_history, write_tokens(tmp_path / "tokens.json"))

@@ -28,7 +28,7 @@ def openable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return ledger_history.live(tmp_path_factory.mktemp("history") / "project")
+    return ledger_history.project_with_history(tmp_path_factory.mktemp("history") / "project")
 
 
 def test_every_decision_and_every_run_is_one_row(project: Project) -> None:
@@ -51,7 +51,7 @@ def test_the_page_and_its_json_hold_the_same_rows(project: Project, report: Eval
     assert champion is not None
     RunFolder(champion.home).write_report(report)
     RunFolder(champion.home).write_training_set(
-        RunFolder(project.profile.place(NAME, "turns", ledger_history.HELD_RUN)).read_training_set()
+        ledger_history.run_folder(project, ledger_history.HELD_RUN).read_training_set()
     )
     page = Path(write_report(ledger, case, home=str(tmp_path))).read_text()
     content = json.loads((tmp_path / "run_history.json").read_text())

@@ -1,9 +1,9 @@
-"""The ledger over HTTP, as JSON: what is there to read, and what may be asked for.
+"""The ledger over HTTP, as JSON: rows to read, and actions to start.
 
-    GET  /api/v1/use-cases                               GET  /api/v1/{use_case}/{alerts|decisions|leases|runs|…}
-    POST /api/v1/{use_case}/{retrain|promote|rollback|project}   POST /api/v1/alertmanager
+    GET  /api/v1/use-cases                                          GET  /api/v1/{use_case}/{alerts|decisions|leases|runs|…}
+    POST /api/v1/{use_case}/{retrain|promote|rollback|retry-rollout}   POST /api/v1/alertmanager
 
-Whatever is wrong with a request is answered with `code`, `field` and `reason`; whatever is wrong with us opaquely.
+An error that the request caused is answered with `code`, `field` and `reason`; an error of the service without details.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from evermodel.control import actions
-from evermodel.control.actions import Runs
-from evermodel.control.api.metrics import Projection
+from evermodel.control import actions, queries
+from evermodel.control.actions import RunLauncher
 from evermodel.control.api.webhook import Notification, receive
-from evermodel.control.service import Service
-from evermodel.control.ui import views
+from evermodel.control.service import RolloutController, Service
 from evermodel.errors import ConflictError
 from evermodel.ledger import Ledger
 from evermodel.parsing import parse_windows
 from evermodel.records import Artifact
 
-Kind = Callable[[Ledger, str], Sequence[Artifact]]
-KINDS: dict[str, Kind] = {
+ReadRows = Callable[[Ledger, str], Sequence[Artifact]]
+ROWS: dict[str, ReadRows] = {
     "alerts": lambda ledger, name: ledger.alerts(name),
     "decisions": lambda ledger, name: ledger.decisions(name),
     "leases": lambda ledger, name: ledger.leases(name),
@@ -37,93 +35,106 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class Asked(BaseModel):
-    """What every action takes: why. It is kept beside who."""
+class ActionRequest(BaseModel):
+    """Every action needs a reason; the ledger keeps it with the caller's name."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     reason: str = Field(min_length=1, max_length=500)
 
 
-class RetrainAsked(Asked):
-    windows: str = Field("", description="START..END, comma between several; empty: all that is new to the champion")
-    mode: str = Field("", description="stateful or from_scratch; empty: stateful where there is a champion")
+class RetrainRequest(ActionRequest):
+    windows: str = Field("", description="START..END, separated by commas; empty: all rows new to the champion")
+    mode: str = Field("", description="stateful or from_scratch; empty: stateful if there is a champion")
 
 
-class PromoteAsked(Asked):
+class PromoteRequest(ActionRequest):
     run: str = Field(min_length=1, max_length=64, description="key of the run whose release is promoted")
-    override: bool = Field(False, description="promote against the gate, for the reason given")
+    override: bool = Field(False, description="promote although the gate forbids it, for the reason given")
 
 
-class RollbackAsked(Asked):
-    leave: str | None = Field(None, description="release id of the champion to be left; absent: the present one")
+class RollbackRequest(ActionRequest):
+    expected_champion: str | None = Field(
+        None,
+        validation_alias=AliasChoices("expected_champion", "leave"),
+        description="release id of the champion to replace, refused if it is another; absent: the present champion",
+    )
 
 
-def add_api(app: FastAPI, service: Service, runs: Runs, projection: Projection | None) -> None:
-    """The routes."""
-
-    @app.get("/api/v1/use-cases")
-    def use_cases() -> list[dict[str, Any]]:
-        return views.overview(service)
+def add_api(app: FastAPI, service: Service, launcher: RunLauncher, rollout: RolloutController | None) -> None:
+    """Adds the API's routes to the app."""
+    _add_reading(app, service)
+    _add_actions(app, service, launcher, rollout)
 
     @app.post("/api/v1/alertmanager")
-    def alertmanager(told: Notification) -> dict[str, Any]:
-        return receive(service, runs, told)
+    def alertmanager(notification: Notification) -> dict[str, Any]:
+        return receive(service, launcher, notification)
+
+
+def _add_reading(app: FastAPI, service: Service) -> None:
+    @app.get("/api/v1/use-cases")
+    def use_cases() -> list[dict[str, Any]]:
+        return queries.overview(service)
 
     @app.get("/api/v1/{use_case}/experiments")
     def experiments(use_case: str) -> dict[str, Any]:
-        service.case(use_case)
-        return views.experiments(service, use_case)
+        service.use_case(use_case)
+        return queries.experiments(service, use_case)
 
     @app.get("/api/v1/{use_case}/audit")
     def audit(use_case: str) -> dict[str, Any]:
-        service.case(use_case)
-        return views.audit(service, use_case)
+        service.use_case(use_case)
+        return queries.audit(service, use_case)
 
-    for kind, read in KINDS.items():
-        _add_kind(app, service, kind, read)
+    for kind, read in ROWS.items():
+        _add_rows(app, service, kind, read)
 
+
+def _add_rows(app: FastAPI, service: Service, kind: str, read: ReadRows) -> None:
+    @app.get(f"/api/v1/{{use_case}}/{kind}", operation_id=kind)
+    def rows(use_case: str, limit: int = Query(100, ge=1, le=10_000)) -> list[dict[str, Any]]:
+        """The newest rows, oldest first."""
+        service.use_case(use_case)
+        return [row.model_dump(mode="json") for row in read(service.ledger, use_case)[-limit:]]
+
+
+def _add_actions(app: FastAPI, service: Service, launcher: RunLauncher, rollout: RolloutController | None) -> None:
     @app.post("/api/v1/{use_case}/retrain", status_code=202)
-    def retrain(use_case: str, asked: RetrainAsked, request: Request) -> dict[str, Any]:
+    def retrain(use_case: str, body: RetrainRequest, request: Request) -> dict[str, Any]:
         decision = actions.retrain(
             service,
-            runs,
+            launcher,
             use_case,
             actor=request.state.caller.name,
-            reason=asked.reason,
-            windows=parse_windows(asked.windows),
-            mode=asked.mode,
+            reason=body.reason,
+            windows=parse_windows(body.windows),
+            mode=body.mode,
         )
         return {"key": decision.retrain_key, "windows": [str(window) for window in decision.windows]}
 
     @app.post("/api/v1/{use_case}/promote")
-    def promote(use_case: str, asked: PromoteAsked, request: Request) -> dict[str, Any]:
-        who = request.state.caller.name
+    def promote(use_case: str, body: PromoteRequest, request: Request) -> dict[str, Any]:
+        actor = request.state.caller.name
         release, report = actions.promote(
-            service, use_case, asked.run, actor=who, reason=asked.reason, override=asked.override
+            service, use_case, body.run, actor=actor, reason=body.reason, override=body.override
         )
         return {"champion": release.id, "verdict": report.verdict.word}
 
     @app.post("/api/v1/{use_case}/rollback")
-    def rollback(use_case: str, asked: RollbackAsked, request: Request) -> dict[str, Any]:
-        who = request.state.caller.name
-        row = actions.rollback(service, use_case, actor=who, reason=asked.reason, leave=asked.leave)
+    def rollback(use_case: str, body: RollbackRequest, request: Request) -> dict[str, Any]:
+        actor = request.state.caller.name
+        row = actions.rollback(
+            service, use_case, actor=actor, reason=body.reason, expected_champion=body.expected_champion
+        )
         return {"champion": row.release.id, "previous": row.previous, "version": row.version}
 
-    @app.post("/api/v1/{use_case}/project", status_code=202)
-    def project(use_case: str, asked: Asked, request: Request) -> dict[str, Any]:
-        """Try a champion that serving didn't take once more."""
-        service.case(use_case)
-        if projection is None:
-            raise ConflictError("champions aren't projected from here: serving watches the ledger itself")
-        actions.note(service, use_case, "projector", f"asked again by {request.state.caller.name}: {asked.reason}")
-        projection.again(use_case)
+    @app.post("/api/v1/{use_case}/retry-rollout", status_code=202)
+    def retry_rollout(use_case: str, body: ActionRequest, request: Request) -> dict[str, Any]:
+        """Try a champion that failed to go live once more."""
+        service.use_case(use_case)
+        if rollout is None:
+            raise ConflictError("no rollout runs here: serving reads its champions from the ledger itself")
+        message = f"retry asked for by {request.state.caller.name}: {body.reason}"
+        actions.record_error(service, use_case, "reconciler", message)
+        rollout.retry(use_case)
         return {"use_case": use_case}
-
-
-def _add_kind(app: FastAPI, service: Service, kind: str, read: Kind) -> None:
-    @app.get(f"/api/v1/{{use_case}}/{kind}", operation_id=kind)
-    def rows(use_case: str, limit: int = Query(100, ge=1, le=10_000)) -> list[dict[str, Any]]:
-        """The newest ones, oldest first."""
-        service.case(use_case)
-        return [row.model_dump(mode="json") for row in read(service.ledger, use_case)[-limit:]]

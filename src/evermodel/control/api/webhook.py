@@ -1,9 +1,9 @@
-"""Alertmanager's webhook (payload version 4): a firing alert becomes an alert of the ledger, and the policy is asked.
+"""Alertmanager's webhook (payload version 4): records firing alerts in the ledger and asks the policy for a decision.
 
-Labels say what it is about: `use_case` (needed), `kind` (`performance` where absent; `manual` is a person's word, which
-the policy doesn't weigh), `diagnosis` (`unknown` where absent). Alertmanager sends an alert again and again while it
-fires, so what it becomes depends only on what stays the same: its window is the monitoring window that ends at
-`startsAt`, its champion the one of that instant. The ledger keeps one alert a kind, window and champion.
+Labels: `use_case` (required), `kind` (default `performance`; `manual` is a person's request, which the policy does not
+weigh), `diagnosis` (default `unknown`). Alertmanager repeats an alert while it fires, so the ledger's alert depends only
+on what stays the same: its window is the monitoring window that ends at `startsAt`, its champion the one at that time.
+The ledger keeps one alert for each kind, window and champion.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from evermodel import workflow
-from evermodel.control.actions import Runs
-from evermodel.control.service import Service, Unknown
+from evermodel.control.actions import RunLauncher
+from evermodel.control.service import Service, UnknownUseCaseError
 from evermodel.records import Alert, AlertKind, Diagnosis, Promotion, Time, Window
 from evermodel.use_case import UseCase
 
 MAX_ALERTS = 1000
 
 
-class Fired(BaseModel):
-    """One alert as Alertmanager sends it; what it says beyond this is its own affair."""
+class AlertmanagerAlert(BaseModel):
+    """One alert as Alertmanager sends it, without the fields that are not used."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,45 +41,46 @@ class Notification(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: Literal["4"]
-    alerts: tuple[Fired, ...] = Field(max_length=MAX_ALERTS)
+    alerts: tuple[AlertmanagerAlert, ...] = Field(max_length=MAX_ALERTS)
 
 
-def receive(service: Service, runs: Runs, told: Notification) -> dict[str, Any]:
-    """Record what fires, ask the policy once for each use case that it is about, and start what it decides.
+def receive(service: Service, launcher: RunLauncher, notification: Notification) -> dict[str, Any]:
+    """Records the firing alerts, asks the policy once for each use case among them, and starts the decided runs.
 
-    What is wrong with one alert is said of that one: the others count. Received again, it changes nothing.
+    An invalid alert is refused alone; the others are recorded. The same notification again changes nothing.
     """
     outcomes: list[dict[str, Any]] = []
-    touched: dict[str, None] = {}
-    for fired in told.alerts:
-        outcome, reason, alert = _record(service, fired)
-        outcomes.append({"fingerprint": fired.fingerprint, "outcome": outcome, "reason": reason, "alert": alert})
+    use_cases: dict[str, None] = {}
+    for sent in notification.alerts:
+        outcome, reason, alert = _record(service, sent)
+        outcomes.append({"fingerprint": sent.fingerprint, "outcome": outcome, "reason": reason, "alert": alert})
         if alert is not None:
-            touched[fired.labels["use_case"]] = None
-    return {"alerts": outcomes, "decisions": [_decide(service, runs, name) for name in touched]}
+            use_cases[sent.labels["use_case"]] = None
+    return {"alerts": outcomes, "decisions": [_decide(service, launcher, name) for name in use_cases]}
 
 
-def _record(service: Service, fired: Fired) -> tuple[str, str, str | None]:
-    if fired.status == "resolved":
-        return "ignored", "it is over: what it led to stands", None
+def _record(service: Service, sent: AlertmanagerAlert) -> tuple[str, str, str | None]:
+    """The outcome, its reason, and the id of the ledger's alert if there is one."""
+    if sent.status == "resolved":
+        return "ignored", "the alert is resolved; what it led to stays", None
     try:
-        case = service.case(fired.labels.get("use_case", ""))
-        alert = alert_of(case, fired, service.ledger.promotions(case.name))
-    except (Unknown, ValueError) as error:
+        case = service.use_case(sent.labels.get("use_case", ""))
+        alert = to_ledger_alert(case, sent, service.ledger.promotions(case.name))
+    except (UnknownUseCaseError, ValueError) as error:
         return "refused", str(error), None
-    new = service.ledger.record_alert(alert, now=service.clock())
-    return ("recorded" if new else "known"), "", alert.id
+    is_new = service.ledger.record_alert(alert, now=service.clock())
+    return ("recorded" if is_new else "known"), "", alert.id
 
 
-def alert_of(case: UseCase, fired: Fired, promotions: Iterable[Promotion]) -> Alert:
-    """What a firing alert is in the ledger: the same for the same fingerprint and start, whenever it comes."""
-    kind = _one_of("kind", fired.labels.get("kind", "performance"), get_args(AlertKind))
-    diagnosis = _one_of("diagnosis", fired.labels.get("diagnosis", "unknown"), get_args(Diagnosis))
+def to_ledger_alert(case: UseCase, sent: AlertmanagerAlert, promotions: Iterable[Promotion]) -> Alert:
+    """The ledger's form of an alert: equal for the same fingerprint and start, whenever it arrives."""
+    kind = _check_label("kind", sent.labels.get("kind", "performance"), get_args(AlertKind))
+    diagnosis = _check_label("diagnosis", sent.labels.get("diagnosis", "unknown"), get_args(Diagnosis))
     champion = None
     for row in promotions:
-        if row.at <= fired.startsAt:
+        if row.at <= sent.startsAt:
             champion = row.release.id
-    window = Window(start=fired.startsAt - timedelta(microseconds=case.monitoring.window), end=fired.startsAt)
+    window = Window(start=sent.startsAt - timedelta(microseconds=case.monitoring.window_length), end=sent.startsAt)
     return Alert(
         use_case=case.name,
         kind=kind,
@@ -88,29 +89,28 @@ def alert_of(case: UseCase, fired: Fired, promotions: Iterable[Promotion]) -> Al
         diagnosis=diagnosis,
         evidence={
             "source": "alertmanager",
-            "alertname": fired.labels.get("alertname", ""),
-            "fingerprint": fired.fingerprint,
-            "starts_at": fired.startsAt.isoformat(),
-            "labels": dict(sorted(fired.labels.items())),
-            "annotations": dict(sorted(fired.annotations.items())),
+            "alertname": sent.labels.get("alertname", ""),
+            "fingerprint": sent.fingerprint,
+            "starts_at": sent.startsAt.isoformat(),
+            "labels": dict(sorted(sent.labels.items())),
+            "annotations": dict(sorted(sent.annotations.items())),
         },
     )
 
 
-def _one_of(label: str, value: str, valid: tuple[Any, ...]) -> Any:
+def _check_label(label: str, value: str, valid: tuple[Any, ...]) -> Any:
     if value not in valid:
         raise ValueError(f"label {label} is {value!r}; valid: {', '.join(valid)}")
     return value
 
 
-def _decide(service: Service, runs: Runs, name: str) -> dict[str, Any]:
+def _decide(service: Service, launcher: RunLauncher, name: str) -> dict[str, Any]:
     decision = workflow.decide(service.project, name, now=service.clock())
-    started = decision.action == "retrain" and runs.start(decision)
-    key = decision.retrain_key if decision.action == "retrain" else None
+    is_retrain = decision.action == "retrain"
     return {
         "use_case": name,
         "action": decision.action,
         "reason": decision.reason,
-        "retrain_key": key,
-        "started": started,
+        "retrain_key": decision.retrain_key if is_retrain else None,
+        "started": is_retrain and launcher.start(decision),
     }

@@ -1,1 +1,1 @@
-"""Who is allowed to call the control service."""
+"""Who may call the control service: sessions of browsers, and the middleware that checks every request."""

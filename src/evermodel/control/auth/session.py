@@ -1,71 +1,81 @@
-"""A browser's session: the token is taken once, and a signed cookie says from then on whose it was.
+"""Browser sessions: a person shows a token once; a signed cookie stands for it from then on.
 
-The cookie holds no token: a name, the mark of the token (`credentials.Entry.mark`) and when it ends, under an HMAC. A
-session ends by its time, or when its token leaves the tokens file. Forms carry a second HMAC, bound to the session and
-to a random cookie of the browser, which no other site can know (`csrf`).
+The cookie holds the caller's name and the token's id (`credentials.Entry.token_id`), never the token, signed and dated
+by itsdangerous. A session ends after `SESSION_LENGTH`, or when its token leaves the tokens file. Each form carries a
+second signature, over the session and a random cookie of the browser, so that another site cannot send it (CSRF).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
-import json
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
+
+from itsdangerous import BadData, Signer, TimestampSigner, URLSafeTimedSerializer
 
 from evermodel import storage
 from evermodel.credentials import Caller, Tokens
 from evermodel.errors import InputError
 
-SESSION, VISIT = "evermodel_session", "evermodel_visit"
-LONGEST = timedelta(hours=12)
-LEAST_KEY = 32
+SESSION_COOKIE, BROWSER_COOKIE = "evermodel_session", "evermodel_browser"
+SESSION_LENGTH = timedelta(hours=12)
+MIN_KEY_BYTES = 32
 
 
 def session_key(path: str | None) -> bytes:
-    """The signing key from its file; a new one where there is none, so that sessions end with the process."""
+    """The signing key from its file. Without a file: a random key, so that sessions end with the process."""
     if path is None:
-        return secrets.token_bytes(LEAST_KEY)
+        return secrets.token_bytes(MIN_KEY_BYTES)
     key = storage.read_bytes(path, limit=4096).strip()
-    if len(key) < LEAST_KEY:
-        raise InputError(f"session key {path}: at least {LEAST_KEY} bytes are needed, such as `openssl rand -hex 32`")
+    if len(key) < MIN_KEY_BYTES:
+        raise InputError(f"session key {path}: at least {MIN_KEY_BYTES} bytes are needed, e.g. `openssl rand -hex 32`")
     return key
 
 
+def new_browser_id() -> str:
+    return secrets.token_urlsafe(24)
+
+
+class ClockSigner(TimestampSigner):
+    """A TimestampSigner that takes the time from the service's clock."""
+
+    def __init__(self, *args: Any, clock: Callable[[], datetime], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._clock = clock
+
+    def get_timestamp(self) -> int:
+        return int(self._clock().timestamp())
+
+
 class Sessions:
-    """Signs and reads cookies."""
+    """Signs and reads session cookies and CSRF tokens."""
 
     def __init__(self, key: bytes, *, clock: Callable[[], datetime]) -> None:
-        self._key, self._clock = key, clock
+        signature = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        self._cookies = URLSafeTimedSerializer(
+            key, salt="evermodel.session", signer=ClockSigner, signer_kwargs={**signature, "clock": clock}
+        )
+        self._forms = Signer(key, salt="evermodel.csrf", key_derivation="hmac", digest_method=hashlib.sha256)
 
     def open(self, caller: Caller) -> str:
-        """The value of the session cookie of a caller who has shown a token."""
-        said = {"name": caller.name, "mark": caller.mark, "end": (self._clock() + LONGEST).timestamp()}
-        text = base64.urlsafe_b64encode(json.dumps(said).encode()).decode()
-        return f"{text}.{self._sign('session', text)}"
+        """The session cookie of a caller who has shown a token."""
+        return str(self._cookies.dumps([caller.name, caller.token_id]))
 
-    def read(self, cookie: str | None, tokens: Tokens) -> Caller | None:
-        """Whose session it is; None where it is over, forged, or its token isn't known any more."""
-        text, dot, signature = (cookie or "").partition(".")
-        if not dot or not hmac.compare_digest(self._sign("session", text).encode(), signature.encode()):
+    def read(self, cookie: str, tokens: Tokens) -> Caller | None:
+        """The caller of a session cookie, or None if it has ended, is forged, or its token is no longer known."""
+        try:
+            # itsdangerous still accepts an age of exactly `max_age` seconds
+            name, token_id = self._cookies.loads(cookie, max_age=int(SESSION_LENGTH.total_seconds()) - 1)
+        except BadData:
             return None
-        said = json.loads(base64.urlsafe_b64decode(text))
-        if self._clock().timestamp() >= said["end"]:
-            return None
-        return tokens.still(said["name"], said["mark"])
+        return tokens.find_caller(name, token_id)
 
-    def csrf(self, visit: str, session: str) -> str:
-        """What a form of this browser and session carries."""
-        return self._sign("csrf", f"{visit}|{session}")
+    def csrf(self, browser_id: str, session: str) -> str:
+        """The CSRF token for the forms of this browser and session."""
+        return self._forms.get_signature(f"{browser_id}|{session}").decode()
 
-    def is_csrf(self, given: str, visit: str, session: str) -> bool:
-        return bool(visit) and hmac.compare_digest(self.csrf(visit, session).encode(), given.encode())
-
-    def _sign(self, use: str, text: str) -> str:
-        return hmac.new(self._key, f"{use}:{text}".encode(), hashlib.sha256).hexdigest()
-
-
-def new_visit() -> str:
-    return secrets.token_urlsafe(24)
+    def is_csrf(self, token: str, browser_id: str, session: str) -> bool:
+        """Whether `token` was made for this browser and session; compared in constant time."""
+        return bool(browser_id) and self._forms.verify_signature(f"{browser_id}|{session}", token)

@@ -1,1 +1,1 @@
-"""Brings the Ray Serve deployment to the release that the ledger names."""
+"""Rolls champions out: keeps the RayService at the releases that the ledger names."""

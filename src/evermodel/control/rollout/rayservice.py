@@ -1,4 +1,4 @@
-"""The RayService that champions are projected onto, as the Kubernetes API has it."""
+"""The RayService whose Serve config names the champions, as the Kubernetes API stores it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evermodel.control.rollout.transitions import NOTES, RolloutState
+from evermodel.control.rollout.transitions import RolloutState
 from evermodel.errors import EvermodelError
 from evermodel.execution.kubernetes_api import Kind, KubernetesApi
 
 RAY_SERVICES = Kind("apis/ray.io/v1", "rayservices")
+STATE_ANNOTATION = "evermodel.io/projection"
 
 
 @dataclass(frozen=True)
-class Found:
-    """The object at one version: its Serve config, and the notes beside it."""
+class RayServiceSnapshot:
+    """The object at one resource version: its Serve config and the rollout's state."""
 
     version: str
     config: str
-    notes: RolloutState
+    state: RolloutState
 
 
 class RayService:
@@ -29,23 +30,25 @@ class RayService:
     def __init__(self, api: KubernetesApi, name: str) -> None:
         self._api, self.name = api, name
 
-    def read(self) -> Found:
-        """ConnectionError where the API server is away; EvermodelError where there is no such RayService."""
-        found = self._api.get(RAY_SERVICES, self.name)
-        if found is None:
+    def read(self) -> RayServiceSnapshot:
+        """Raises ConnectionError if the API server is away, EvermodelError if there is no such RayService."""
+        manifest = self._api.get(RAY_SERVICES, self.name)
+        if manifest is None:
             raise EvermodelError(f"no RayService {self.name} in namespace {self._api.namespace}")
-        metadata: dict[str, Any] = found["metadata"]
-        text = (metadata.get("annotations") or {}).get(NOTES) or "{}"
+        metadata: dict[str, Any] = manifest["metadata"]
+        text = (metadata.get("annotations") or {}).get(STATE_ANNOTATION) or "{}"
         try:
-            notes = RolloutState.model_validate_json(text)
-        except ValidationError:  # somebody edited it: what was good is learned anew
-            notes = RolloutState()
-        return Found(str(metadata["resourceVersion"]), str(found["spec"].get("serveConfigV2") or ""), notes)
+            state = RolloutState.model_validate_json(text)
+        except ValidationError:  # somebody edited it: the state starts anew
+            state = RolloutState()
+        config = str(manifest["spec"].get("serveConfigV2") or "")
+        return RayServiceSnapshot(str(metadata["resourceVersion"]), config, state)
 
-    def write(self, before: Found, *, config: str, notes: RolloutState) -> None:
-        """Config and notes in one write; ConflictError where the object isn't at that version any more."""
-        text = notes.model_dump_json(exclude_none=True)
-        patch: dict[str, Any] = {"metadata": {"resourceVersion": before.version, "annotations": {NOTES: text}}}
-        if config != before.config:
+    def write(self, snapshot: RayServiceSnapshot, *, config: str, state: RolloutState) -> None:
+        """Writes config and state at once. Raises ConflictError if the object changed after `snapshot`."""
+        text = state.model_dump_json(exclude_none=True)
+        annotations = {STATE_ANNOTATION: text}
+        patch: dict[str, Any] = {"metadata": {"resourceVersion": snapshot.version, "annotations": annotations}}
+        if config != snapshot.config:
             patch["spec"] = {"serveConfigV2": config}
         self._api.merge(RAY_SERVICES, self.name, patch)

@@ -1,14 +1,14 @@
-"""Brings serving after the ledger: its champions into the RayService's `user_config`, watched until they are live.
+"""Makes serving follow the ledger: writes each champion into the RayService's `user_config` and waits until it is live.
 
-A promotion row is the commit; this is a projection of it, done again until both say the same. A release that serving
-doesn't take (an error, or not live on all replicas in time) is taken back: the last good one is named again, the error
-is in the ledger, and it isn't tried again until somebody asks or another champion comes. Whatever is down (API server,
-ledger, serving, storage) ends a round and not the thread. The registry's aliases follow in a thread of their own, so
-that a registry that hangs holds up nobody.
+A promotion row is the commit; the reconciler repeats its rounds until serving says the same. A release that fails (an
+error, or not live on all replicas within the deadline) is taken back: the config names the last good release again, the
+ledger records the error, and the release is tried again only on request or after another promotion. Anything that is
+down (API server, ledger, serving, storage) ends a round, not the thread. The registry's aliases have a thread of their
+own, so that a hanging registry delays nothing else.
 
-Replicas. `/readyz` is answered by one model replica of several, which says which one and how many there are; it is asked
-over new connections until each has answered. Serve's own status isn't enough: a replica that couldn't load a release
-goes on with the one before, and is healthy.
+Each answer of `/readyz` comes from one model replica, which gives its name and the number of replicas. The reconciler
+asks over new connections until every replica has answered. Serve's own status is not enough: a replica that failed to
+load a release keeps the one before, and counts as healthy.
 """
 
 from __future__ import annotations
@@ -17,60 +17,60 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from threading import Event, Thread
-from typing import Any
 
 from evermodel import storage
-from evermodel.control.rollout.rayservice import Found, RayService
+from evermodel.control.rollout.rayservice import RayService, RayServiceSnapshot
+from evermodel.control.rollout.serve_config import configured_releases, with_releases
 from evermodel.control.rollout.transitions import (
-    CaseNotes,
     Observation,
     RolloutState,
     Target,
     Transition,
+    UseCaseRollout,
     is_complete,
+    next_transition,
     observe,
-    releases,
-    step,
-    with_releases,
 )
-from evermodel.control.service import Service
+from evermodel.control.service import Service, Status
 from evermodel.errors import ConflictError
 from evermodel.records import Promotion
+from evermodel.run_folder import RunFolder
 
-LOOK_SECONDS = 2.0
-DEADLINE = 120.0
-ALIAS_SECONDS = 60.0
-CONFLICTS = 5  # in one round
-ASKS = 40  # of one round, for all replicas to be among those that answer
+INTERVAL_SECONDS = 2.0
+ALIAS_INTERVAL_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
+MAX_CONFLICTS = 5  # in one round
+MAX_STATUS_READS = 40  # in one round, until every replica has answered
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """The loop. `serving` asks one replica, whichever answers, for its status."""
+    """The loop in its threads. `serving` reads the status of one replica, whichever answers."""
 
     def __init__(
         self,
         service: Service,
         rayservice: RayService,
-        serving: Callable[[], Mapping[str, Any]],
+        serving: Callable[[], Status],
         *,
-        seconds: float = LOOK_SECONDS,
-        deadline: float = DEADLINE,
-        ticks: Callable[[], float] = time.monotonic,
+        interval: float = INTERVAL_SECONDS,
+        alias_interval: float = ALIAS_INTERVAL_SECONDS,
+        deadline: float = DEADLINE_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service, self._rayservice, self._serving = service, rayservice, serving
-        self._seconds, self._deadline, self._ticks = seconds, deadline, ticks
-        self._standing: dict[str, Promotion] = {}
-        self._notes = RolloutState()
+        self._deadline, self._monotonic = deadline, monotonic
+        self._champions: dict[str, Promotion] = {}
+        self._state = RolloutState()
         self._waited: dict[str, tuple[Target, float]] = {}
         self._answered_at: float | None = None
-        self._again: set[str] = set()  # of whom a person asked for another try
-        self._unsaid: list[tuple[str, str]] = []
-        self._said = ""
-        self._end = Event()
+        self._retries: set[str] = set()
+        self._unrecorded: list[tuple[str, str]] = []  # errors that the ledger does not have yet
+        self._last_warning = ""
+        self._stopped = Event()
         self._threads = [
-            Thread(target=self._run, args=(self.look, seconds), name="projector", daemon=True),
-            Thread(target=self._run, args=(self.alias, ALIAS_SECONDS), name="aliases", daemon=True),
+            Thread(target=self._repeat, args=(self.reconcile, interval), name="reconciler", daemon=True),
+            Thread(target=self._repeat, args=(self.sync_aliases, alias_interval), name="aliases", daemon=True),
         ]
 
     def start(self) -> None:
@@ -78,122 +78,130 @@ class Reconciler:
             thread.start()
 
     def stop(self) -> None:
-        """Ends after the round that goes on; call it from another thread."""
-        self._end.set()
+        """Stops after the present round. Call it from another thread."""
+        self._stopped.set()
         self._threads[0].join(timeout=10)
 
-    def again(self, name: str) -> None:
+    def retry(self, name: str) -> None:
         """Try the champion that failed once more, in the next round."""
-        self._again.add(name)
+        self._retries.add(name)
 
-    # what is told of it ----------------------------------------------------------------------------------------------
+    # the rollout's state, for metrics ---------------------------------------------------------------------------------
 
     def lag(self) -> dict[str, float]:
-        """Seconds since each champion came, of those that aren't live; 0 of those that are."""
+        """Seconds since the promotion of each champion that is not live yet; 0 for those that are."""
         now = self._service.clock()
         return {
             name: 0.0 if self._is_live(name, row) else max((now - row.at).total_seconds(), 0.0)
-            for name, row in tuple(self._standing.items())
+            for name, row in tuple(self._champions.items())
         }
 
     def failed(self) -> dict[str, int]:
-        """1 for each use case whose champion serving didn't take."""
-        cases = self._notes.use_cases
-        found = {name: cases.get(name, CaseNotes()).failed for name in self._standing}
+        """1 for each use case whose champion failed to go live, else 0."""
+        failures = {name: self._rollout(name).failed for name in self._champions}
         return {
-            name: int(failed is not None and failed.release == self._standing[name].release.id)
-            for name, failed in found.items()
+            name: int(failure is not None and failure.release == self._champions[name].release.id)
+            for name, failure in failures.items()
         }
 
     def _is_live(self, name: str, row: Promotion) -> bool:
-        notes = self._notes.use_cases.get(name, CaseNotes())
-        return notes.rolling is None and notes.good is not None and notes.good.release == row.release.id
+        rollout = self._rollout(name)
+        return rollout.rolling is None and rollout.good is not None and rollout.good.release == row.release.id
+
+    def _rollout(self, name: str) -> UseCaseRollout:
+        return self._state.use_cases.get(name, UseCaseRollout())
 
     # one round -------------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Bring the config one step nearer to the ledger. Raises what is down; the next round does it all again."""
-        self._record()
-        for _ in range(CONFLICTS):
+    def reconcile(self) -> None:
+        """Bring the config one step nearer to the ledger. Raises if anything is down; the next round starts over."""
+        self._record_errors()
+        for _ in range(MAX_CONFLICTS):
             try:
-                self._round()
+                self._reconcile_once()
                 return
             except ConflictError as error:
-                log.info("%s; once more", error)
+                log.info("%s; trying again", error)
 
-    def _round(self) -> None:
-        names = tuple(self._service.places())
-        history = {name: self._service.ledger.promotions(name) for name in names}
-        self._standing = {name: rows[-1] for name, rows in history.items() if rows}
-        found = self._rayservice.read()
-        self._notes = found.notes
-        configured = releases(found.config)
-        steps = self._steps(found, configured)
-        wanted = {name: one.uri for name, one in steps.items() if one.uri is not None}
-        notes = RolloutState(use_cases={**found.notes.use_cases, **{name: one.notes for name, one in steps.items()}})
-        config = with_releases(found.config, wanted)
-        if config == found.config and notes == found.notes:
-            self._again.difference_update(steps)
+    def _reconcile_once(self) -> None:
+        history = {name: self._service.ledger.promotions(name) for name in self._service.use_case_files()}
+        self._champions = {name: rows[-1] for name, rows in history.items() if rows}
+        snapshot = self._rayservice.read()
+        self._state = snapshot.state
+        transitions = self._transitions(snapshot)
+        wanted = {name: transition.uri for name, transition in transitions.items() if transition.uri is not None}
+        changed = {name: transition.state for name, transition in transitions.items()}
+        state = RolloutState(use_cases={**snapshot.state.use_cases, **changed})
+        config = with_releases(snapshot.config, wanted)
+        if config == snapshot.config and state == snapshot.state:
+            self._retries.difference_update(transitions)
             return
-        self._rayservice.write(found, config=config, notes=notes)
-        self._notes = notes
-        self._again.difference_update(steps)
-        for name, one in steps.items():
-            self._say(name, one)
-        self._record()
+        self._rayservice.write(snapshot, config=config, state=state)
+        self._state = state
+        self._retries.difference_update(transitions)
+        for name, transition in transitions.items():
+            self._log(name, transition)
+        self._record_errors()
 
-    def _steps(self, found: Found, configured: Mapping[str, str | None]) -> dict[str, Transition]:
-        answers: list[Mapping[str, Any]] | None = None
-        steps = {}
-        for name in configured:
-            row = self._standing.get(name)
+    def _transitions(self, snapshot: RayServiceSnapshot) -> dict[str, Transition]:
+        """The next transition of each configured use case that has a champion."""
+        answers: list[Status] | None = None
+        transitions = {}
+        for name, configured in configured_releases(snapshot.config).items():
+            row = self._champions.get(name)
             if row is None:
                 continue
-            target = Target(release=row.release.id, uri=storage.join(row.release.home, "release.json"))
-            notes = found.notes.use_cases.get(name, CaseNotes())
-            if name in self._again:
-                notes = notes.model_copy(update={"failed": None})
-            seen = Observation("silent")
-            if notes.rolling == target and configured[name] == target.uri:
-                answers = self._answers() if answers is None else answers
-                seen = observe(answers, name, target.release)
-            now = self._service.clock()
-            waited = self._wait(name, target, seen)
-            one = step(notes, target, configured[name], seen, waited=waited, deadline=self._deadline, now=now)
-            if one.event == "rolling":
+            target = Target(release=row.release.id, uri=RunFolder(row.release.home).release)
+            rollout = self._rollout(name)
+            if name in self._retries:
+                rollout = rollout.model_copy(update={"failed": None})
+            observation = Observation("silent")
+            if rollout.rolling == target and configured == target.uri:
+                answers = self._read_statuses() if answers is None else answers
+                observation = observe(answers, name, target.release)
+            transition = next_transition(
+                rollout,
+                target,
+                configured,
+                observation,
+                waited=self._add_wait(name, target, observation),
+                deadline=self._deadline,
+                now=self._service.clock(),
+            )
+            if transition.event == "rolling":
                 self._waited.pop(name, None)
-                if not self._leave(row, target):
+                if not self._ensure_release_file(row, target):
                     continue
-            steps[name] = one
-        self._answered_at = self._ticks() if answers else None
-        return steps
+            transitions[name] = transition
+        self._answered_at = self._monotonic() if answers else None
+        return transitions
 
-    def _wait(self, name: str, target: Target, seen: Observation) -> float:
-        """Seconds for which serving has answered since this release was named: an outage isn't a release's fault."""
+    def _add_wait(self, name: str, target: Target, observation: Observation) -> float:
+        """Seconds for which serving has answered since the config names this release: an outage does not count."""
         known, waited = self._waited.get(name, (target, 0.0))
         if known != target:
             waited = 0.0
-        if seen.word != "silent" and self._answered_at is not None:
-            waited += self._ticks() - self._answered_at
+        if observation.word != "silent" and self._answered_at is not None:
+            waited += self._monotonic() - self._answered_at
         self._waited[name] = (target, waited)
         return waited
 
-    def _answers(self) -> list[Mapping[str, Any]]:
-        """Statuses of this moment, of all replicas where that can be had. The first that can't be had ends it."""
-        answers: list[Mapping[str, Any]] = []
-        for _ in range(ASKS):
+    def _read_statuses(self) -> list[Status]:
+        """The present status of every replica, or of as many as answer; empty if one request fails."""
+        answers: list[Mapping[str, object]] = []
+        for _ in range(MAX_STATUS_READS):
             try:
                 answers.append(self._serving())
             except Exception as error:
-                log.info("serving doesn't answer: %s", type(error).__name__)
+                log.info("serving does not answer: %s", type(error).__name__)
                 return []
             if is_complete(answers):
                 break
         return answers
 
     @staticmethod
-    def _leave(row: Promotion, target: Target) -> bool:
-        """What the config points at must be there before it does; False where storage doesn't take it now."""
+    def _ensure_release_file(row: Promotion, target: Target) -> bool:
+        """Writes `release.json` if it is missing, before the config names it. False if storage refuses it now."""
         try:
             if not storage.exists(target.uri):
                 storage.write_text(target.uri, row.release.to_json())
@@ -202,33 +210,34 @@ class Reconciler:
             return False
         return True
 
-    def _say(self, name: str, one: Transition) -> None:
-        log.info("%s: %s", name, one.event or "noted")
-        if one.event == "failed" and one.notes.failed is not None:
-            back = f"; {one.notes.good.uri} is put back" if one.notes.good else ""
-            self._unsaid.append((name, f"release {one.notes.failed.release}: {one.notes.failed.reason}{back}"))
+    def _log(self, name: str, transition: Transition) -> None:
+        log.info("%s: %s", name, transition.event or "state updated")
+        failure, good = transition.state.failed, transition.state.good
+        if transition.event == "failed" and failure is not None:
+            put_back = f"; {good.uri} is put back" if good else ""
+            self._unrecorded.append((name, f"release {failure.release}: {failure.reason}{put_back}"))
 
-    def _record(self) -> None:
-        """Errors into the ledger, once it takes them."""
-        while self._unsaid:
-            name, text = self._unsaid[0]
-            self._service.ledger.record_error(name, "projector", text, now=self._service.clock())
-            self._unsaid.pop(0)
+    def _record_errors(self) -> None:
+        """Records pending errors in the ledger. Raises if the ledger is down; they stay pending."""
+        while self._unrecorded:
+            name, text = self._unrecorded[0]
+            self._service.ledger.record_error(name, "reconciler", text, now=self._service.clock())
+            self._unrecorded.pop(0)
 
-    def alias(self) -> None:
-        """Re-apply the registry's aliases of every use case that has a champion."""
-        for name in tuple(self._standing):
+    def sync_aliases(self) -> None:
+        """Sets the registry's aliases of every use case that has a champion."""
+        for name in tuple(self._champions):
             try:
-                self._service.aliases(self._service.project, name)
+                self._service.sync_aliases(self._service.project, name)
             except Exception as error:
                 log.warning("aliases of %s: %s", name, error)
 
-    def _run(self, turn: Callable[[], None], seconds: float) -> None:
-        while not self._end.wait(seconds):
+    def _repeat(self, task: Callable[[], None], interval: float) -> None:
+        while not self._stopped.wait(interval):
             try:
-                turn()
-            except Exception as error:  # whatever is down comes back; said once until it is something else
+                task()
+            except Exception as error:  # whatever is down comes back; the same warning is logged once
                 text = f"{type(error).__name__}: {error}"
-                if text != self._said:
-                    log.warning("projector: %s", text)
-                self._said = text
+                if text != self._last_warning:
+                    log.warning("reconciler: %s", text)
+                self._last_warning = text

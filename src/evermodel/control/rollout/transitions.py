@@ -1,8 +1,9 @@
-"""How a champion becomes what serving has live: pure functions over a Serve config and the notes kept beside it.
+"""How a champion goes live in serving: pure functions over the rollout's state and serving's answers.
 
-The notes lie on the RayService itself, in the same write as the config: who takes over after a crash in the middle knows
-what was tried, since when, and what to put back. Of each use case they hold `good` (what was last live everywhere),
-`rolling` (what is on its way) and `failed` (what serving didn't take; it isn't tried again until somebody asks).
+The state is an annotation of the RayService, written together with the Serve config: a process that takes over after a
+crash knows what was tried and what to put back. For each use case it has `good` (the release that was last live on all
+replicas), `rolling` (the release that is going live) and `failed` (the release that did not; tried again only on
+request).
 """
 
 from __future__ import annotations
@@ -11,49 +12,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
-from evermodel.errors import EvermodelError
 from evermodel.records import Time
 
-NOTES = "evermodel.io/projection"
-DEPLOYMENT = "Models"
-SETTLE = 10.0  # seconds in which an error may still be the one before: a replica hasn't heard yet
+ERROR_GRACE_SECONDS = 10.0  # for this long an error may be about the release before: a replica has not heard yet
 
 
-class Note(BaseModel):
+class State(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Target(Note):
-    """A release and where its `release.json` lies."""
+class Target(State):
+    """A release and the URI of its `release.json`."""
 
     release: str
     uri: str
 
 
-class Failed(Note):
+class RolloutFailure(State):
     release: str
     reason: str
     at: Time
 
 
-class CaseNotes(Note):
-    """Where one use case stands."""
+class UseCaseRollout(State):
+    """The rollout of one use case."""
 
     good: Target | None = None
     rolling: Target | None = None
-    failed: Failed | None = None
+    failed: RolloutFailure | None = None
 
 
-class RolloutState(Note):
-    use_cases: dict[str, CaseNotes] = {}
+class RolloutState(State):
+    use_cases: dict[str, UseCaseRollout] = {}
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What serving says of a use case: `live` on all replicas, `waiting`, `error`, or `silent` where nobody says."""
+    """What serving reports of a release: `live` on all replicas, `waiting`, `error`, or `silent` without an answer."""
 
     word: Literal["live", "waiting", "error", "silent"]
     reason: str = ""
@@ -61,134 +58,73 @@ class Observation:
 
 @dataclass(frozen=True)
 class Transition:
-    """What follows for one use case: its notes, the URI that the config should name (None: whatever it does), and
-    what happened, if anything did."""
+    """What follows for one use case: its new state, the URI that the config should name (None: leave it), and what
+    happened, if anything did."""
 
-    notes: CaseNotes
+    state: UseCaseRollout
     uri: str | None
     event: Literal["", "rolling", "live", "failed"] = ""
 
 
-def step(
-    notes: CaseNotes,
+def next_transition(
+    state: UseCaseRollout,
     champion: Target,
     configured: str | None,
-    seen: Observation,
+    observation: Observation,
     *,
     waited: float,
     deadline: float,
     now: Time,
 ) -> Transition:
-    """The next step of one use case. `waited`: seconds in which serving answered since the config was changed; while
-    it is silent no verdict falls on a release."""
-    good, rolling, failed = notes.good, notes.rolling, notes.failed
+    """The next transition of one use case.
+
+    `waited`: seconds for which serving has answered since the config changed; while it is silent, no release fails.
+    """
+    good, rolling, failed = state.good, state.rolling, state.failed
     if failed is not None and failed.release == champion.release:
-        return Transition(notes, good.uri if good else None)
+        return Transition(state, good.uri if good else None)
     if rolling is None or rolling != champion:
         if rolling is None and good == champion:
-            return Transition(
-                CaseNotes(good=good), champion.uri
-            )  # what failed before it is forgotten: it may be tried again
+            return Transition(UseCaseRollout(good=good), champion.uri)  # forgets an earlier failure
         if good is None and rolling is None and configured not in (None, champion.uri):
-            good = Target(release="", uri=str(configured))  # what stood there before this service came
-        return Transition(CaseNotes(good=good, rolling=champion), champion.uri, "rolling")
+            good = Target(release="", uri=str(configured))  # somebody configured it before this service ran
+        return Transition(UseCaseRollout(good=good, rolling=champion), champion.uri, "rolling")
     if configured != champion.uri:
-        return Transition(notes, champion.uri, "rolling")  # somebody else wrote the config: a helm upgrade does
-    if seen.word == "live":
-        return Transition(CaseNotes(good=champion), champion.uri, "live")
-    late = seen.word != "silent" and waited > deadline
-    if (seen.word == "error" and waited > SETTLE) or late:
-        reason = seen.reason or f"not live on all replicas within {deadline:.0f} s"
-        over = Failed(release=champion.release, reason=reason, at=now)
-        return Transition(CaseNotes(good=good, failed=over), good.uri if good else None, "failed")
-    return Transition(notes, champion.uri)
-
-
-# the Serve config ---------------------------------------------------------------------------------------------------
-
-
-def releases(config: str) -> dict[str, str | None]:
-    """The use cases that a Serve config serves, and the URI of each one's release where it names one."""
-    found: dict[str, str | None] = {}
-    for application in _applications(_parsed(config)):
-        told = _user_config(application, make=False).get("use_cases") or {}
-        for name in (application.get("args") or {}).get("use_cases") or {}:
-            release = (told.get(name) or {}).get("release")
-            found[str(name)] = release if isinstance(release, str) else None
-    return found
-
-
-def with_releases(config: str, wanted: Mapping[str, str]) -> str:
-    """The config with these releases; the same text where it says so already. Weights and arms stay as they are, and
-    what the config doesn't serve isn't added: one unknown name and serving takes none of it."""
-    if all(releases(config).get(name) == uri for name, uri in wanted.items() if name in releases(config)):
-        return config
-    parsed = _parsed(config)
-    for application in _applications(parsed):
-        served = (application.get("args") or {}).get("use_cases") or {}
-        told = _user_config(application, make=True).setdefault("use_cases", {})
-        for name in served:
-            if name in wanted:
-                told[name] = {**(told.get(name) or {}), "release": wanted[name]}
-    return yaml.safe_dump(parsed, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _parsed(config: str) -> dict[str, Any]:
-    try:
-        parsed = yaml.safe_load(config)
-    except yaml.YAMLError as error:
-        raise EvermodelError(f"serveConfigV2 is no YAML: {error}") from None
-    if not isinstance(parsed, dict):
-        raise EvermodelError("serveConfigV2 holds no applications")
-    return parsed
-
-
-def _applications(parsed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [one for one in parsed.get("applications") or [] if isinstance(one, dict)]
-
-
-def _user_config(application: dict[str, Any], *, make: bool) -> dict[str, Any]:
-    """`user_config` of the models' deployment; with `make` it is there afterwards."""
-    deployments = application.get("deployments") or []
-    found = next((one for one in deployments if one.get("name") == DEPLOYMENT), None)
-    if not make:
-        return dict((found or {}).get("user_config") or {})
-    if found is None:
-        found = {"name": DEPLOYMENT}
-        application["deployments"] = [*deployments, found]
-    if found.get("user_config") is None:
-        found["user_config"] = {}
-    config: dict[str, Any] = found["user_config"]
-    return config
-
-
-# what serving says --------------------------------------------------------------------------------------------------
+        return Transition(state, champion.uri, "rolling")  # somebody else wrote the config, e.g. a helm upgrade
+    if observation.word == "live":
+        return Transition(UseCaseRollout(good=champion), champion.uri, "live")
+    is_late = observation.word != "silent" and waited > deadline
+    if is_late or (observation.word == "error" and waited > ERROR_GRACE_SECONDS):
+        reason = observation.reason or f"not live on all replicas within {deadline:.0f} s"
+        failure = RolloutFailure(release=champion.release, reason=reason, at=now)
+        return Transition(UseCaseRollout(good=good, failed=failure), good.uri if good else None, "failed")
+    return Transition(state, champion.uri)
 
 
 def observe(answers: Sequence[Mapping[str, Any]], name: str, release: str) -> Observation:
-    """What the newest answer of each replica says of a release, in one word. All replicas must have answered: each
-    says which one it is, and how many there are."""
+    """What the newest answer of each replica reports of a release.
+
+    `live` needs an answer of every replica: each answer names its replica and their number.
+    """
     newest: dict[str, Mapping[str, Any]] = {str(answer.get("replica", "")): answer for answer in answers}
     cases = [(answer, (answer.get("use_cases") or {}).get(name)) for answer in newest.values()]
     if not cases:
         return Observation("silent")
     for answer, case in cases:
-        if case is None:  # the models are gone for the moment; or serving wants a token before it says more
+        if case is None:  # the models are away for the moment, or serving requires a token to say more
             return Observation("waiting", str(answer["error"])) if answer.get("error") else Observation("silent")
         if error := answer.get("error") or case.get("error"):
             return Observation("error", str(error))
-    there = sum((case or {}).get("release") == release for _, case in cases)
-    of = max(_count(answer) for answer in newest.values())
-    if there == len(cases) and len(cases) >= of:
-        return Observation("live")
-    return Observation("waiting")
+    live = sum((case or {}).get("release") == release for _, case in cases)
+    replicas = max(_replica_count(answer) for answer in newest.values())
+    return Observation("live" if live == len(cases) >= replicas else "waiting")
 
 
 def is_complete(answers: Iterable[Mapping[str, Any]]) -> bool:
     """Whether every replica is among those that answered."""
-    known = {str(answer.get("replica", "")): _count(answer) for answer in answers}
-    return bool(known) and len(known) >= max(known.values())
+    counts = {str(answer.get("replica", "")): _replica_count(answer) for answer in answers}
+    return bool(counts) and len(counts) >= max(counts.values())
 
 
-def _count(answer: Mapping[str, Any]) -> int:
+def _replica_count(answer: Mapping[str, Any]) -> int:
     return int(answer.get("replicas") or 1)

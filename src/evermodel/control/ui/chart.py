@@ -1,8 +1,8 @@
-"""The figure of a use case over time, as geometry: what a template draws as inline SVG. Pure; no clock, no markup."""
+"""Lays out the metric of a use case over time: coordinates for the inline SVG of `chart.html`. No clock, no markup."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import floor, log10
@@ -11,14 +11,19 @@ from evermodel.records import Alert, MonitoringReport, Promotion
 
 WIDTH, HEIGHT = 960, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 30, 58
-LANE = HEIGHT - BOTTOM + 14  # where alerts stand, below the plot
-STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400, 2 * 86_400, 7 * 86_400, 14 * 86_400, 28 * 86_400)
-MOST_WINDOWS = 120
+ALERT_LANE = HEIGHT - BOTTOM + 14  # y of the alerts, below the plot
+MIN_ALERT_WIDTH = 4.0
+TIME_STEPS = (60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_419_200)  # seconds
+MAX_WINDOWS = 120
+MAX_TIME_TICKS = 8
+
+ToX = Callable[[datetime], float]
+ToY = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A window's figure; `estimated` where labels are still missing."""
+class Point:
+    """A window's metric; `estimated` if labels are still missing."""
 
     x: float
     y: float
@@ -27,20 +32,23 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The windows of one champion: a line through its dots, and its own figure at the gate."""
+class ChampionLine:
+    """The windows of one champion: a line through its points, and its metric at the gate."""
 
     champion: str
-    points: str
-    dots: tuple[Dot, ...]
+    points: tuple[Point, ...]
     x0: float
     x1: float
     reference: float | None
 
+    @property
+    def path(self) -> str:
+        return " ".join(f"{point.x},{point.y}" for point in self.points)
+
 
 @dataclass(frozen=True)
-class Mark:
-    """A promotion, a rollback or an alert, at its time."""
+class Marker:
+    """A promotion, a rollback or an alert at its time."""
 
     x: float
     width: float
@@ -50,8 +58,8 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Everything in the units of the view box."""
+class Chart:
+    """The whole chart, in the units of the SVG's view box."""
 
     width: int
     height: int
@@ -59,108 +67,110 @@ class Picture:
     right: int
     top: int
     bottom: int
-    lane: int
-    stretches: tuple[Stretch, ...]
-    promotions: tuple[Mark, ...]
-    alerts: tuple[Mark, ...]
+    alert_lane: int
+    lines: tuple[ChampionLine, ...]
+    promotions: tuple[Marker, ...]
+    alerts: tuple[Marker, ...]
     y_ticks: tuple[tuple[float, str], ...]
     x_ticks: tuple[tuple[float, str], ...]
 
 
-def draw(
-    windows: Sequence[MonitoringReport], promotions: Sequence[Promotion], alerts: Sequence[Alert]
-) -> Picture | None:
-    """The picture of the newest windows, with what happened meanwhile; None where no window has a figure."""
-    shown = [window for window in windows if _figure(window) is not None][-MOST_WINDOWS:]
+def lay_out(
+    reports: Sequence[MonitoringReport], promotions: Sequence[Promotion], alerts: Sequence[Alert]
+) -> Chart | None:
+    """The chart of the newest windows and what happened in them; None if no window has a metric."""
+    shown = [report for report in reports if _metric(report) is not None][-MAX_WINDOWS:]
     if not shown:
         return None
-    start, end = min(one.window.start for one in shown), max(one.window.end for one in shown)
+    start, end = min(report.window.start for report in shown), max(report.window.end for report in shown)
     for row in promotions:  # the newest champion may have no window yet
         end = max(end, row.at)
-    values = [value for one in shown for value in (_figure(one), one.reference) if value is not None]
-    low, high, step = _scale(min(values), max(values))
+    values = [value for report in shown for value in (_metric(report), report.reference) if value is not None]
+    low, high, step = value_scale(min(values), max(values))
 
-    def x(at: datetime) -> float:
+    def to_x(at: datetime) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * ((at - start) / (end - start)), 1)
 
-    def y(value: float) -> float:
+    def to_y(value: float) -> float:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low)), 1)
 
-    count = round((high - low) / step)
+    steps = round((high - low) / step)
     digits = max(0, -floor(log10(step) + 1e-9))
-    return Picture(
+    return Chart(
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,
         right=WIDTH - RIGHT,
         top=TOP,
         bottom=HEIGHT - BOTTOM,
-        lane=LANE,
-        stretches=tuple(_stretch(part, x, y) for part in _by_champion(shown)),
-        promotions=tuple(_promotion(row, x(row.at)) for row in promotions if start <= row.at <= end),
-        alerts=tuple(_alerts(alerts, start, end, x)),
-        y_ticks=tuple((y(low + i * step), f"{low + i * step:.{digits}f}") for i in range(count + 1)),
-        x_ticks=tuple((x(at), text) for at, text in _times(start, end)),
+        alert_lane=ALERT_LANE,
+        lines=tuple(_champion_line(group, to_x, to_y) for group in _group_by_champion(shown)),
+        promotions=tuple(_promotion_marker(row, to_x(row.at)) for row in promotions if start <= row.at <= end),
+        alerts=tuple(_alert_markers(alerts, start, end, to_x)),
+        y_ticks=tuple((to_y(low + i * step), f"{low + i * step:.{digits}f}") for i in range(steps + 1)),
+        x_ticks=tuple((to_x(at), text) for at, text in time_ticks(start, end)),
     )
 
 
-def _figure(window: MonitoringReport) -> float | None:
-    return window.performance if window.performance is not None else window.estimate
+def _metric(report: MonitoringReport) -> float | None:
+    return report.performance if report.performance is not None else report.estimate
 
 
-def _by_champion(shown: Sequence[MonitoringReport]) -> list[list[MonitoringReport]]:
-    parts: list[list[MonitoringReport]] = []
-    for window in shown:
-        if not parts or parts[-1][0].champion != window.champion:
-            parts.append([])
-        parts[-1].append(window)
-    return parts
+def _group_by_champion(shown: Sequence[MonitoringReport]) -> list[list[MonitoringReport]]:
+    groups: list[list[MonitoringReport]] = []
+    for report in shown:
+        if not groups or groups[-1][0].champion != report.champion:
+            groups.append([])
+        groups[-1].append(report)
+    return groups
 
 
-def _stretch(part: Sequence[MonitoringReport], x, y) -> Stretch:  # type: ignore[no-untyped-def]
-    dots = []
-    for one in part:
-        value = _figure(one)
+def _champion_line(group: Sequence[MonitoringReport], to_x: ToX, to_y: ToY) -> ChampionLine:
+    points = []
+    for report in group:
+        value = _metric(report)
         assert value is not None
-        middle = one.window.start + (one.window.end - one.window.start) / 2
-        estimated = one.performance is None
-        word = "estimated " if estimated else ""
-        title = f"{one.window}: {word}{one.metric} {value:.4g}, {one.matured_rows} of {one.rows} rows matured, champion {one.champion}"
-        dots.append(Dot(x(middle), y(value), title, estimated))
-    reference = part[-1].reference
-    return Stretch(
-        champion=part[0].champion or "none",
-        points=" ".join(f"{dot.x},{dot.y}" for dot in dots),
-        dots=tuple(dots),
-        x0=x(part[0].window.start),
-        x1=x(part[-1].window.end),
-        reference=None if reference is None else y(reference),
+        middle = report.window.start + (report.window.end - report.window.start) / 2
+        estimated = report.performance is None
+        title = (
+            f"{report.window}: {'estimated ' if estimated else ''}{report.metric} {value:.4g}, "
+            f"{report.matured_rows} of {report.rows} rows matured, champion {report.champion}"
+        )
+        points.append(Point(to_x(middle), to_y(value), title, estimated))
+    reference = group[-1].reference
+    return ChampionLine(
+        champion=group[0].champion or "none",
+        points=tuple(points),
+        x0=to_x(group[0].window.start),
+        x1=to_x(group[-1].window.end),
+        reference=None if reference is None else to_y(reference),
     )
 
 
-def _promotion(row: Promotion, x: float) -> Mark:
+def _promotion_marker(row: Promotion, x: float) -> Marker:
     title = f"{row.action} {row.version}, {row.at:%Y-%m-%d %H:%M} UTC: {row.release.id} by {row.actor}: {row.reason}"
-    return Mark(x, 0, row.action, f"{'↩' if row.action == 'rollback' else '▲'} {row.version}", title)
+    return Marker(x, 0, row.action, f"{'↩' if row.action == 'rollback' else '▲'} {row.version}", title)
 
 
-def _alerts(alerts: Sequence[Alert], start: datetime, end: datetime, x) -> list[Mark]:  # type: ignore[no-untyped-def]
-    """One mark a window: what it is diagnosed as, and every kind that alerted."""
-    found: dict[tuple[datetime, datetime], list[Alert]] = {}
+def _alert_markers(alerts: Sequence[Alert], start: datetime, end: datetime, to_x: ToX) -> list[Marker]:
+    """One marker for each alerted window: its diagnosis and every kind of alert."""
+    by_window: dict[tuple[datetime, datetime], list[Alert]] = {}
     for alert in alerts:
         if alert.window.start < end and alert.window.end > start:
-            found.setdefault((max(alert.window.start, start), min(alert.window.end, end)), []).append(alert)
-    marks = []
-    for (begin, stop), these in sorted(found.items()):
-        kinds = ", ".join(sorted({alert.kind.replace("_", " ") for alert in these}))
-        diagnosis = these[0].diagnosis
-        left, right = x(begin), x(stop)
-        title = f"{these[0].window}: {kinds}; diagnosis {diagnosis.replace('_', ' ')}"
-        marks.append(Mark(left, round(max(right - left, 4.0), 1), diagnosis, diagnosis.replace("_", " "), title))
-    return marks
+            span = (max(alert.window.start, start), min(alert.window.end, end))
+            by_window.setdefault(span, []).append(alert)
+    markers = []
+    for (first, last), group in sorted(by_window.items()):
+        kinds = ", ".join(sorted({alert.kind.replace("_", " ") for alert in group}))
+        diagnosis = group[0].diagnosis
+        label = diagnosis.replace("_", " ")
+        width = round(max(to_x(last) - to_x(first), MIN_ALERT_WIDTH), 1)
+        markers.append(Marker(to_x(first), width, diagnosis, label, f"{group[0].window}: {kinds}; diagnosis {label}"))
+    return markers
 
 
-def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """Bounds and step of a y axis with round numbers and three to six of them."""
+def value_scale(low: float, high: float) -> tuple[float, float, float]:
+    """Round bounds and a round step of a y axis that holds [low, high]."""
     span = (high - low) or abs(high) / 5 or 1.0
     raw = span * 1.2 / 4
     size = 10.0 ** floor(log10(raw))
@@ -172,13 +182,18 @@ def _scale(low: float, high: float) -> tuple[float, float, float]:
     return bottom, bottom + count * step, step
 
 
-def _times(start: datetime, end: datetime) -> list[tuple[datetime, str]]:
+def time_ticks(start: datetime, end: datetime) -> list[tuple[datetime, str]]:
+    """Round times of an x axis with their labels."""
     span = (end - start).total_seconds()
-    step = next((step for step in STEPS if span / step <= 8), STEPS[-1] * (1 + int(span // (STEPS[-1] * 8))))
+    longest = TIME_STEPS[-1]
+    step = next(
+        (step for step in TIME_STEPS if span / step <= MAX_TIME_TICKS),
+        longest * (1 + int(span // (longest * MAX_TIME_TICKS))),
+    )
     first = -(-int(start.timestamp()) // step) * step
     at = datetime.fromtimestamp(first, UTC)
-    found = []
+    ticks = []
     while at <= end:
-        found.append((at, f"{at:%d %b}" if step >= 86_400 else f"{at:%H:%M}"))
+        ticks.append((at, f"{at:%d %b}" if step >= 86_400 else f"{at:%H:%M}"))
         at += timedelta(seconds=step)
-    return found
+    return ticks
