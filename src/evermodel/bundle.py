@@ -8,8 +8,8 @@
     manifest.json         format version; name, size and sha256 of the files above. Written last: it is the commit
     timing.json           seconds of optimisation; beside the manifest, since wall-clock would change the digest
 
-A bundle's digest is the sha256 of manifest.json. Every byte is verified before any is parsed, and what was verified is
-what is parsed. The folder is named by the digest, so packing the same model twice is one bundle.
+A bundle's digest is the sha256 of manifest.json. All bytes are verified before any of them is parsed, and the verified
+bytes are the ones that are parsed. The folder is named by the digest, so packing the same model twice gives one bundle.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def pack(
 ) -> BundleRef:
     """Write a bundle below `out`, in a folder named by its digest. A crash before the last write leaves no bundle.
 
-    Same content, same digest: `manifest.seconds` goes beside it. StateError where a number isn't finite.
+    Same content, same digest: `manifest.seconds` goes beside it. StateError if a number isn't finite.
     """
     record = manifest.model_dump(mode="json", exclude={"seconds"})
     files = {
@@ -163,17 +163,17 @@ def pack(
         storage.write_bytes(storage.join(ref.uri, name), files[name])
         failpoint(f"bundle.pack.{name}")
     storage.write_text(storage.join(ref.uri, TIMING), canonical_json({"seconds": manifest.seconds}))
-    with suppress(ConflictError):  # the same bundle was packed before: its digest is its name
+    with suppress(ConflictError):  # the same bundle was packed before: the folder is named by the digest
         storage.create_bytes(storage.join(ref.uri, MANIFEST), text)
     failpoint("bundle.pack.committed")
     return ref
 
 
 def verify(ref: BundleRef, *, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
-    """The bytes of each file, every one as the digest in `ref` promises. Nothing is parsed before it is verified.
+    """The bytes of each file, each checked against the digest in `ref`. Nothing is parsed before it is verified.
 
-    IntegrityError, with which file and why, of a bundle that is truncated, changed, too large, or lacks a file or has
-    one too many.
+    IntegrityError, with the file and the reason, if the bundle is truncated, changed or too large, or if a file is missing
+    or unknown.
     """
     where = storage.join(ref.uri, MANIFEST)
     if not storage.exists(where):
@@ -195,7 +195,7 @@ def verify(ref: BundleRef, *, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
 
 
 def open_bundle(ref: BundleRef, *, max_bytes: int = MAX_BYTES) -> Bundle:
-    """Verify, then parse. IntegrityError of other bytes, StateError of a model that can't be put together again."""
+    """Verify, then parse. IntegrityError if the bytes differ, StateError if the model can't be built from them."""
     contents = verify(ref, max_bytes=max_bytes)
     try:
         model, training = json.loads(contents["model.json"]), json.loads(contents["training.json"])
@@ -228,11 +228,11 @@ def _entries(where: str, text: bytes) -> dict[str, tuple[int, str]]:
         version, files = tree["format"], tree["files"]
         entries = {str(file["name"]): (int(file["size"]), str(file["sha256"])) for file in files}
     except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{where} is no bundle manifest: {error!r}") from None
+        raise IntegrityError(f"{where} isn't a bundle manifest: {error!r}") from None
     if version != FORMAT:
         raise IntegrityError(f"{where} has format {version}; this version reads {FORMAT}")
     for name in entries:
-        if name not in (*FILES, *OPTIONAL):  # anything else, a path that leads elsewhere above all
+        if name not in (*FILES, *OPTIONAL):  # anything else, above all a path out of the folder
             raise IntegrityError(f"{where} names {name!r}; a bundle holds {', '.join((*FILES, *OPTIONAL))}")
     if missing := [name for name in FILES if name not in entries]:
         raise IntegrityError(f"{where} doesn't name {missing[0]}")
@@ -240,7 +240,7 @@ def _entries(where: str, text: bytes) -> dict[str, tuple[int, str]]:
 
 
 def _check_folder(uri: str, entries: Mapping[str, tuple[int, str]], *, max_bytes: int) -> None:
-    """Names and sizes, before a byte is read."""
+    """Check names and sizes before any file is read."""
     if (total := sum(size for size, _ in entries.values())) > max_bytes:
         raise IntegrityError(f"bundle {uri} has {total} bytes; at most {max_bytes} are read")
     present = {storage.Uri.parse(path).relative_to(uri) for path in storage.list_files(uri)}
@@ -254,7 +254,7 @@ def _check_folder(uri: str, entries: Mapping[str, tuple[int, str]], *, max_bytes
 
 
 def _seconds(uri: str) -> float:
-    """What the optimisation took; 0 where the record beside the bundle is gone or unreadable, since nothing hangs on it."""
+    """Seconds of optimisation; 0 if the record beside the bundle is missing or unreadable, since nothing depends on it."""
     where = storage.join(uri, TIMING)
     if not storage.exists(where):
         return 0.0
@@ -275,7 +275,7 @@ def _scorer(kind: str) -> Any:
 def _tensors(arrays: Arrays) -> bytes:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise StateError(f"{name!r} holds nan or infinite numbers: such a model isn't packed")
+            raise StateError(f"{name!r} holds nan or infinite numbers: the model can't be packed")
     ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     data: bytes = safetensors.numpy.save(ordered)
     return data

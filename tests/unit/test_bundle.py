@@ -164,7 +164,7 @@ def test_an_oversized_bundle_isnt_read(ref: BundleRef, monkeypatch: pytest.Monke
         (lambda tree: tree["files"].append({"name": "/etc/passwd", "size": 1, "sha256": ""}), "/etc/passwd"),
         (lambda tree: tree["files"].pop(), "doesn't name weights"),
         (lambda tree: tree.update(format=99), "format 99"),
-        (lambda tree: tree.pop("files"), "no bundle manifest"),
+        (lambda tree: tree.pop("files"), "isn't a bundle manifest"),
     ],
 )
 def test_a_forged_manifest_is_refused(ref: BundleRef, change: Any, message: str) -> None:

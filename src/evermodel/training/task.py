@@ -29,7 +29,7 @@ LabelType = Literal["binary", "number", "category"]
 
 @dataclass(frozen=True)
 class LabelTargets:
-    """What is learned from: `rows` are the positions of the labelled rows, with target and weight for each of them."""
+    """Target and weight of each labelled row; `rows` are the positions of these rows."""
 
     rows: NDArray[np.int64]
     values: NDArray[np.float32] | NDArray[np.int64]
@@ -38,7 +38,7 @@ class LabelTargets:
 
 @dataclass(frozen=True)
 class Task:
-    """One objective, resolved. `class_weights` is by class: (negative, positive) of a binary label, empty of a number."""
+    """One objective, resolved. `class_weights`: one per class, (negative, positive) for a binary label, empty for a number."""
 
     label: str
     type: LabelType
@@ -63,7 +63,7 @@ class Task:
     def targets(self, rows: pa.Table) -> LabelTargets:
         """The labelled rows' targets; a null label is unknown, and so is a class that the model doesn't have.
 
-        DataError where the label isn't there, is nan, or a binary one isn't 0 or 1.
+        DataError if the label column is missing, a label is nan, or a binary label isn't 0 or 1.
         """
         column = label_column(rows, self.label)
         if self.type == "category":
@@ -82,9 +82,9 @@ class Task:
 
 
 def resolve(use_case: UseCase, objective: str, rows: pa.Table) -> Task:
-    """The objective's task as its first rows show it: classes and balanced weights are found here, once.
+    """The objective's task by its first rows, which determine classes and balanced weights once.
 
-    DataError where no row is labelled or all have one class; InputError where the loss doesn't fit the label.
+    DataError if no row is labelled or all have one class; InputError if the loss doesn't fit the label.
     """
     declared = use_case.objective(objective)
     label = use_case.label(declared.label)
@@ -121,7 +121,7 @@ def with_classes(task: Task, rows: pa.Table) -> Task:
 
 
 def label_column(rows: pa.Table, label: str) -> pa.ChunkedArray:
-    """The column `label:<name>`; DataError with the nearest where it isn't there."""
+    """The column `label:<name>`; DataError with the nearest name if it is missing."""
     name = f"label:{label}"
     if name not in rows.column_names:
         raise DataError(f"rows have no column {name!r}; {nearest(name, rows.column_names)}")
@@ -130,7 +130,7 @@ def label_column(rows: pa.Table, label: str) -> pa.ChunkedArray:
 
 def _label_numbers(label: str, column: pa.ChunkedArray, *, binary: bool) -> NDArray[np.float64]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        raise DataError(f"label {label!r} holds text, where a number is wanted")
+        raise DataError(f"label {label!r} holds text; it must be a number")
     numbers: NDArray[np.float64] = np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
     if not np.isfinite(numbers).all():
         bad = int((~np.isfinite(numbers)).sum())

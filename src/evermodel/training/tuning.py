@@ -1,7 +1,7 @@
 """Search for learning rate, epochs and hidden layers: Ray Tune with Optuna's TPE, each trial by the plain loop.
 
-A trial trains from scratch on the older rows of the turn and is judged by its mean loss on the newest share. Trials run
-one after another, so that the same seed suggests the same trials. The answer is a use case: tuning decides nothing else.
+A trial trains from scratch on the older rows and is judged by its mean loss on the newest share. Trials run one after
+another, so that the same seed suggests the same trials. The result is a use case with the best settings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EPOCHS = (2, 20)
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried, and the mean loss on the newest share of the rows."""
+    """The settings of a trial, and its mean loss on the newest share of the rows."""
 
     learning_rate: float
     epochs: int
@@ -52,9 +52,9 @@ class Tuning:
 def tune_objective(
     use_case: UseCase, objective: str, rows: TrainingRows, *, num_trials: int, seed: int, out: str
 ) -> Tuning:
-    """Try `num_trials` settings of one objective. `out`: below it the run keeps its rows while it lasts.
+    """Try `num_trials` settings of one objective. The run keeps its rows below `out` while it lasts.
 
-    DataError where `split.validation` is 0: there is nothing to judge a trial on. StateError where a trial fails.
+    DataError if `split.validation` is 0: there is nothing to judge a trial on. StateError if a trial fails.
     """
     if not use_case.split.validation:
         raise DataError("tuning judges on the newest share of the rows: split.validation must be above 0")

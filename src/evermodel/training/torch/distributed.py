@@ -1,13 +1,13 @@
-"""The same loop on Ray Train workers: one worker gives the plain loop's bits, N give them up to the order of sums.
+"""The same loop on Ray Train workers: one worker gives the plain loop's bits, N workers the same up to the order of sums.
 
-Every worker begins the turn from the same references (Parquet rows, the parent's bundle), holds all rows, takes its
-slice of each global batch, and gradients are summed by gloo. After each epoch rank 0 leaves a checkpoint with a digest
-for each file; a worker that is lost is started again, and all go on from the last whole checkpoint that is stored: Ray's
-controller hears of one only at its next poll, several short epochs later. A run is named by what it trains, so that
-asking again after a crash of the driver goes on as well. (Patience starts counting anew then.)
+Every worker starts from the same references (Parquet rows, the parent's bundle), holds all rows, and takes its slice of
+each global batch; gloo sums the gradients. After each epoch rank 0 writes a checkpoint with a digest for each file. A lost
+worker is started again, and all workers resume from the last complete checkpoint in storage (Ray's controller learns of a
+checkpoint only at its next poll, several short epochs later). A run is named by what it trains, so a driver that crashed
+and is started again resumes the run as well. (Patience then starts counting anew.)
 
-Rows, checkpoints and progress lie below `out`, on any storage that all workers reach; Ray is given the same filesystem.
-`workers.json` says afterwards which node each rank was on and the epoch that it went on from.
+Rows, checkpoints and progress are below `out`, on storage that all workers reach; Ray uses the same filesystem. Afterwards
+`workers.json` states the node of each rank and the epoch from which it resumed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def fit(
     num_workers: int,
     out: str,
 ) -> FitResult:
-    """Train `start.learner` in place on `num_workers` workers. `out`: below it the run keeps rows and checkpoints.
+    """Train `start.learner` in place on `num_workers` workers. The run keeps rows and checkpoints below `out`.
 
-    Uses the Ray that is running, the one that RAY_ADDRESS names, or a local one for the time of this call. Workers are
-    spread over nodes as far as there are any: one that is lost takes few with it.
+    Uses the Ray that is running, else the one that RAY_ADDRESS names, else a local one during this call. Workers are
+    spread over the nodes, so that a lost node takes few of them.
     """
     place = storage.join(out, "run")
     saved = training_set.save(use_case, rows, storage.join(place, "rows"))
@@ -107,13 +107,13 @@ def fit(
 
 
 def _workers(place: str) -> str:
-    """Where each rank was, in the order in which they began: one that was started again is there twice."""
+    """The node of each rank, in the order in which they started; a restarted rank is listed twice."""
     found = [json.loads(storage.read_text(uri)) for uri in storage.list_files(storage.join(place, "workers"))]
     return canonical_json(sorted(found, key=lambda one: (one["epoch"], one["rank"], one["node"])))
 
 
 def _work(job: dict[str, Any]) -> None:
-    """One worker: begin from references, go on from the last checkpoint, and report each epoch."""
+    """One worker: start from references, resume from the last checkpoint, and report each epoch."""
     parent = job["parent"]
     start = begin(
         UseCase.model_validate_json(job["use_case"]),
@@ -124,19 +124,21 @@ def _work(job: dict[str, Any]) -> None:
     )
     learner, before = start.learner, FitResult(0, 0, 0.0)
     folder = None
-    if ray.train.get_context().get_world_rank() == 0:  # one decides: a node that is cut off may still be writing
-        folder = _last_whole(job["checkpoints"], start)
+    if (
+        ray.train.get_context().get_world_rank() == 0
+    ):  # rank 0 decides for all: a node that is cut off may still be writing
+        folder = _last_complete(job["checkpoints"], start)
     if (folder := collective.broadcast_from_rank_zero(folder)) is not None:
         learner, before = _read(folder, start)
     losses: list[float] = list(before.losses)
-    _sign(job["place"], before.epochs)
+    _record_worker(job["place"], before.epochs)
 
-    def leave(current: Learner, loss: float) -> None:
+    def report_epoch(current: Learner, loss: float) -> None:
         losses.append(loss)
         done = FitResult(len(losses), len(losses) * len(start.data), 0.0, tuple(losses))
         failpoint("train.epoch")
         _report(current, done)
-        _tell(job["place"], f"{job['objective']}: epoch {done.epochs} of {start.epochs}, loss {loss:.6f}")
+        _write_progress(job["place"], f"{job['objective']}: epoch {done.epochs} of {start.epochs}, loss {loss:.6f}")
 
     outcome = loop.run(
         learner,
@@ -147,7 +149,7 @@ def _work(job: dict[str, Any]) -> None:
         validation=start.validation,
         patience=start.patience,
         all_reduce=GlooAllReduce(),
-        on_epoch=leave,
+        on_epoch=report_epoch,
     )
     whole = FitResult(
         before.epochs + outcome.epochs,
@@ -159,21 +161,21 @@ def _work(job: dict[str, Any]) -> None:
     _report(learner, whole)
 
 
-def _sign(place: str, epoch: int) -> None:
-    """Leave which node this rank is on, and from which epoch it goes on."""
+def _record_worker(place: str, epoch: int) -> None:
+    """Record this rank's node, and the epoch from which it resumes."""
     rank, node = ray.train.get_context().get_world_rank(), os.environ.get("NODE_NAME") or socket.gethostname()
     record = canonical_json({"rank": rank, "node": node, "epoch": epoch})
     storage.write_text(storage.join(place, "workers", f"{epoch}-{rank}-{node}.json"), record)
 
 
-def _tell(place: str, line: str) -> None:
-    """How far it is, for whoever waits elsewhere."""
+def _write_progress(place: str, line: str) -> None:
+    """Write the progress for a process that waits elsewhere."""
     if ray.train.get_context().get_world_rank() == 0:
         storage.write_text(storage.join(place, "progress.txt"), line + "\n")
 
 
 class GlooAllReduce:
-    """The exchange of Ray's process group. Sums are all-reduced, so every rank has the same bits."""
+    """All-reduce in Ray's process group: every rank gets the same bits."""
 
     def __init__(self) -> None:
         context = ray.train.get_context()
@@ -186,7 +188,7 @@ class GlooAllReduce:
 
 
 def _report(learner: Learner, outcome: FitResult) -> None:
-    """Rank 0's checkpoint with the metrics (without one Ray forgets them); the others only take part."""
+    """Report the metrics; rank 0 adds a checkpoint, without which Ray forgets them."""
     metrics = {"epochs": outcome.epochs, "loss": outcome.losses[-1] if outcome.losses else None}
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
@@ -210,11 +212,11 @@ def _write(folder: Path, learner: Learner, outcome: FitResult) -> None:
     storage.write_text(folder / RECORD, canonical_json(record))
 
 
-def _last_whole(checkpoints: str, start: Start) -> str | None:
-    """The folder of the stored checkpoint with the most epochs whose files are all what was written; None: there is none."""
+def _last_complete(checkpoints: str, start: Start) -> str | None:
+    """The folder of the stored checkpoint with the most epochs whose files match their digests; None if there is none."""
     found: list[tuple[int, str]] = []
     for place in storage.list_files(checkpoints, suffix=RECORD):
-        with suppress(ValueError):  # its writer died, and cut it off
+        with suppress(ValueError):  # its writer died before it was complete
             epochs = json.loads(storage.read_bytes(place))["outcome"]["epochs"]
             found.append((epochs, "".join(place.rsplit(f"/{RECORD}", 1))))  # a URI's query stays at its end
     for _, folder in sorted(found, reverse=True):
@@ -225,13 +227,13 @@ def _last_whole(checkpoints: str, start: Start) -> str | None:
 
 
 def _read(folder: str, start: Start) -> tuple[Learner, FitResult]:
-    """The learner of a checkpoint, in a module like the start's. IntegrityError where a file isn't what was written."""
+    """The learner of a checkpoint, in a module like the start's. IntegrityError if a file differs from its digest."""
     record = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
     arrays = {}
     for name, digest in record["sha256"].items():
         data = storage.read_bytes(storage.join(folder, name))
         if sha256(data) != digest:
-            raise IntegrityError(f"checkpoint file {name} isn't what was written")
+            raise IntegrityError(f"checkpoint file {name} differs from its digest")
         arrays[name] = safetensors.numpy.load(data)
     learner = state.restore(start.learner.module, arrays[WEIGHTS], arrays[STATE], record["scalars"])
     tree = record["outcome"]
@@ -240,7 +242,7 @@ def _read(folder: str, start: Start) -> tuple[Learner, FitResult]:
 
 @contextmanager
 def running_ray(num_workers: int) -> Iterator[None]:
-    """A Ray to run on. An address is always given: with another Ray on the machine, none would be a guess."""
+    """A Ray to run on. The address is always stated: without one, Ray guesses if several run on the machine."""
     if ray.is_initialized():
         yield
         return
@@ -260,7 +262,7 @@ def running_ray(num_workers: int) -> Iterator[None]:
 
 
 def ray_storage(uri: str) -> dict[str, Any]:
-    """A place as Ray's RunConfig takes it: a whole path where it is local, else a filesystem and a path in it."""
+    """A URI as Ray's RunConfig takes it: an absolute path if it is local, else a filesystem and a path in it."""
     if (path := storage.local_path(uri)) is not None:
         return {"storage_path": str(path.resolve())}
     filesystem, key = storage.filesystem(uri)

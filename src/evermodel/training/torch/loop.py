@@ -1,8 +1,8 @@
-"""The loop: pure torch over tensors that are sliced, no per-row DataLoader; seeded, resumable at any step.
+"""The training loop: slices of tensors instead of a per-row DataLoader; seeded, resumable at any step.
 
-A `Learner` is everything that training changes. Running k steps, saving, restoring and running k more gives bit for bit
-what 2k steps give: the order of an epoch comes from the generator state at its start, which is kept with the position.
-With an `AllReduce` each rank takes a slice of every batch and gradients are summed, so that all ranks take one step.
+A `Learner` is all that training changes. Running k steps, saving, restoring and running k more gives the same bits as 2k
+steps: the order of an epoch comes from the generator state at its start, which is kept with the position. With an
+`AllReduce` each rank takes a slice of every batch and gradients are summed, so that all ranks take the same step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evermodel.training.torch.optimizer import Kind, Optimizer
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 EVALUATION_ROWS = 4096
-FLOOR = 0.05  # a cosine ends at this share of its learning rate, so that later turns still learn
+FLOOR = 0.05  # a cosine ends at this share of its learning rate, so that later rounds still learn
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step. `total_steps`: the steps that cosine and step were planned for; after it they stay."""
+    """The learning rate of each step. After `total_steps`, cosine and step keep their last rate."""
 
     kind: Literal["constant", "cosine", "step"]
     learning_rate: float
@@ -61,21 +61,21 @@ class Schedule:
 
 @dataclass
 class Learner:
-    """All that training changes: what is not in here (or in the transforms) is not needed to go on."""
+    """All that training changes: this and the transforms are enough to continue."""
 
     module: nn.Module
     optimizer: Optimizer
     schedule: Schedule
     shuffle_rng: Tensor  # uint8: the order generator's state at the start of this epoch
     dropout_rng: Tensor  # uint8: dropout's generator state
-    epoch: int = 0  # since the first turn
+    epoch: int = 0  # since the first round
     step: int = 0
     position: int = 0  # batches done in this epoch
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run did. `seconds` of optimisation alone; `losses`: mean training loss of each whole epoch."""
+    """The result of a run. `seconds`: of optimisation alone; `losses`: mean training loss of each whole epoch."""
 
     epochs: int
     rows_trained: int
@@ -85,7 +85,7 @@ class FitResult:
 
 
 class AllReduce(Protocol):
-    """How ranks add up: `total` sums a flat tensor over all of them, in place."""
+    """Sums a flat tensor over all ranks, in place."""
 
     rank: int
     world: int
@@ -101,7 +101,7 @@ def make_learner(
     schedule: Schedule,
     seed: int,
 ) -> Learner:
-    """A learner at step 0; all randomness of its life starts from `seed`."""
+    """A learner at step 0; all of its randomness starts from `seed`."""
     order = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
@@ -124,10 +124,10 @@ def run(
     steps: int | None = None,
     on_epoch: Callable[[Learner, float], None] | None = None,
 ) -> FitResult:
-    """Train in place until `epochs` more epochs are done (or `steps` more steps, for whoever saves in mid-epoch).
+    """Train in place for `epochs` more epochs (or `steps` more steps, to save in the middle of an epoch).
 
-    With `validation` and `patience` it stops when that many epochs gave no lower loss there, and goes back to the best.
-    StateError where there are no rows, or where the loss isn't finite (the learner is then of no use).
+    With `validation` and `patience` it stops after that many epochs without a lower loss there, and restores the best
+    epoch. StateError if there are no rows, or if the loss isn't finite (the learner can't be used then).
     """
     if not len(data):
         raise StateError("training needs rows, and there are none")
@@ -164,7 +164,7 @@ def run(
 
 
 def mean_loss(module: nn.Module, data: EncodedRows, loss: LossFunction) -> float:
-    """Mean loss in eval mode, summed in float64 over fixed slices. StateError of no rows."""
+    """Mean loss in eval mode, summed in float64 over fixed slices. StateError if there are no rows."""
     if not len(data):
         raise StateError("the mean loss of no rows isn't a number")
     training = module.training
@@ -187,7 +187,7 @@ def _epoch(
     all_reduce: AllReduce | None,
     steps: int | None,
 ) -> tuple[float, int]:
-    """The rest of this epoch, or `steps` of it; (Σ loss × rows, rows seen over all ranks)."""
+    """Train the rest of this epoch, or `steps` of it; (Σ loss × rows, rows seen over all ranks)."""
     generator = torch.Generator()
     generator.set_state(learner.shuffle_rng)
     shuffled = data.part(torch.randperm(len(data), generator=generator))  # one gather an epoch, then views
@@ -215,7 +215,7 @@ def _step(
     parameters: Mapping[str, Tensor],
     all_reduce: AllReduce | None,
 ) -> Tensor:
-    """One step on one (global) batch; this rank's Σ loss × rows."""
+    """Take one step on one (global) batch; this rank's Σ loss × rows."""
     for parameter in parameters.values():
         parameter.grad = None
     mine = batch if all_reduce is None else batch.part(slice(all_reduce.rank, None, all_reduce.world))
@@ -231,7 +231,7 @@ def _step(
 
 
 def _sum_gradients(parameters: Sequence[Tensor], all_reduce: AllReduce) -> None:
-    """Every rank's gradients added up, as one flat tensor: one message a step."""
+    """Add up every rank's gradients as one flat tensor: one message per step."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -244,7 +244,7 @@ def _sum_gradients(parameters: Sequence[Tensor], all_reduce: AllReduce) -> None:
 
 @contextmanager
 def _pinned(learner: Learner) -> Iterator[None]:
-    """One thread (sums in one order) and the learner's own dropout generator; both as before afterwards."""
+    """One thread (sums in one order) and the learner's own dropout generator; both are restored afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

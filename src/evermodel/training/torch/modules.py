@@ -1,11 +1,11 @@
-"""Torch modules for tables. Each is called as `module(dense[n, d], ids[n, c])` and answers `[n, outputs]`.
+"""Torch modules for tables. Each is called as `module(dense[n, d], ids[n, c])` and returns `[n, outputs]`.
 
-A module that follows the `WarmStartable` protocol can go on in a stateful turn when its inputs move: it says which layers
-take the dense inputs directly, which tables are looked up by which id column, and where its classes are. A custom module
-(an import path in the use case) may leave the protocol out; its transforms then stay as they were fitted.
+A module that implements the `WarmStartable` protocol can continue in a stateful round when its transforms are updated: it
+names the layers that take the dense inputs, the tables of each id column, and the parameters with one slice per class. A
+custom module (an import path in the use case) may omit the protocol; its transforms then stay as they were fitted.
 
-Row 0 of every table is the unknown value's: it starts at zero, and a value that is first seen in a later turn starts as
-its copy, so that the function doesn't change when a vocabulary grows.
+Row 0 of every table belongs to the unknown value and starts at zero. A value that is first seen in a later round starts
+as a copy of row 0, so that the function doesn't change when a vocabulary grows.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 @runtime_checkable
 class WarmStartable(Protocol):
-    """What a module tells, so that `training.state` can carry its weights and moments over a move of its inputs."""
+    """What `training.torch.state` needs to transfer a module's weights and moments to updated transforms."""
 
     def input_layers(self) -> list[nn.Linear]:
         """The linear layers (with bias) whose first d input columns are the dense inputs."""
         ...
 
     def id_tables(self) -> dict[str, list[nn.Embedding]]:
-        """By id column, the tables whose rows are that column's ids."""
+        """Id column → the tables whose rows are that column's ids."""
         ...
 
     def class_axes(self) -> list[tuple[Tensor, int]]:
-        """The parameters that hold one slice a class, with the axis of the classes; biases are the 1-d ones."""
+        """The parameters with one slice per class, with the axis of the classes. Those of one dimension are biases."""
         ...
 
 
 class SignedEmbedding(nn.Module):
-    """An embedding of hashed ids, 1..B with sign + and B+1..2B with sign −: one row a bucket, times the sign.
+    """An embedding of hashed ids, 1..B with sign + and B+1..2B with sign −: one row per bucket, times the sign.
 
-    Two values that share a bucket pull with opposite signs half of the time, so collisions cancel in expectation
+    Two values that share a bucket have opposite signs half of the time, so collisions cancel in expectation
     (Weinberger et al. 2009).
     """
 
@@ -61,7 +61,7 @@ class SignedEmbedding(nn.Module):
 
 
 class IdTables(nn.Module):
-    """Every id column looked up in its own table, side by side: ids[n, c] → [n, Σ dim]."""
+    """Looks up every id column in its own table and joins the results: ids[n, c] → [n, Σ dim]."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
@@ -83,9 +83,9 @@ class IdTables(nn.Module):
 
 
 class Wide(nn.Module):
-    """Id columns straight to the outputs: one learned number a (value, output), zero at first.
+    """Id columns directly to the outputs: one learned number for each (value, output), zero at first.
 
-    Of the last item and the next one this is a table of transitions (the wide part of Cheng et al. 2016).
+    From the last item to the next this is a table of transitions (the wide part of Cheng et al. 2016).
     """
 
     def __init__(self, spec: InputSpec, names: Sequence[str], outputs: int) -> None:
@@ -93,7 +93,7 @@ class Wide(nn.Module):
         position = {name: index for index, (name, _, _) in enumerate(spec.ids)}
         for name in names:
             if name not in position:
-                raise InputError(f"model option wide = {name!r} is no id feature; {nearest(name, position)}")
+                raise InputError(f"model option wide = {name!r} isn't an id feature; {nearest(name, position)}")
         self.names = list(names)
         self.positions = [position[name] for name in names]
         self.tables = nn.ModuleList(
@@ -115,7 +115,7 @@ class Wide(nn.Module):
 
 
 class Tower(nn.Module):
-    """Dense inputs and embeddings side by side → hidden layers → `outputs`, with a wide part if one is asked for."""
+    """Dense inputs and embeddings side by side → hidden layers → `outputs`, with a wide part if `options.wide` names columns."""
 
     def __init__(self, spec: InputSpec, outputs: int, model: Model, *, head: bool = True) -> None:
         super().__init__()
@@ -136,11 +136,11 @@ class Tower(nn.Module):
         return deep + self.wide(ids) if self.wide else deep
 
     def embed(self, ids: Tensor) -> Tensor | None:
-        """ids[n, c] → their embeddings [n, Σ dim], with the model's dropout; None where there are no ids."""
+        """ids[n, c] → their embeddings [n, Σ dim], with the model's dropout; None if there are no ids."""
         return self.dropout(self.ids(ids)) if self.ids else None
 
     def deep(self, dense: Tensor, embedded: Tensor | None) -> Tensor:
-        """The hidden layers' answer [n, outputs]."""
+        """The hidden layers' outputs [n, outputs]."""
         answer: Tensor = self.layers(dense if embedded is None else torch.cat([dense, embedded], dim=1))
         return answer
 
@@ -158,11 +158,11 @@ class Tower(nn.Module):
 
 
 class LinearModel(nn.Module):
-    """Σ weight × dense + Σ one learned number a (id value, output) + bias: logistic or linear regression."""
+    """Σ weight × dense + Σ one learned number for each (id value, output) + bias: logistic or linear regression."""
 
     def __init__(self, spec: InputSpec, outputs: int) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # of no dense inputs at all, whose initialisation has nothing to do
+        with warnings.catch_warnings():  # torch warns if there are no dense inputs
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             self.dense = nn.Linear(len(spec.dense), outputs)
         nn.init.zeros_(self.dense.bias)
@@ -186,10 +186,10 @@ class LinearModel(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """A query tower and one vector a class (the item tower): score = query · item + item's bias + wide part.
+    """A query tower and one vector per class (the item tower): score = query · item + item's bias + wide part.
 
-    With `sum` the query is the tower's output plus the sum of those embeddings that are as wide as the items': a value
-    and the items that follow it then lie close together, and the tower learns only what the sum gets wrong.
+    With `sum` the query is the tower's output plus the sum of the embeddings that are as wide as the items': a value and
+    the items that follow it are then close together, and the tower learns only the error of the sum.
     """
 
     def __init__(self, spec: InputSpec, classes: int, model: Model) -> None:
@@ -204,7 +204,7 @@ class TwoTower(nn.Module):
         if not model.options.get("sum", False):
             self.summed = []
         elif not self.summed:
-            raise InputError(f"model option sum needs an embedded feature of dim {model.dim}, the model's own")
+            raise InputError(f"model option sum needs an embedded feature of dim {model.dim}, the model's dim")
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
         embedded = self.query.embed(ids)
@@ -215,7 +215,7 @@ class TwoTower(nn.Module):
         return scores + self.wide(ids) if self.wide else scores
 
     def start_at(self, counts: Tensor) -> None:
-        """Items' biases at the log of how often each class (counts[classes]) was the answer: popularity is known at once."""
+        """Set the items' biases to the log of each class's count (counts[classes]), so that the model starts at popularity."""
         with torch.no_grad():
             logs = torch.log(counts.float() + 1)
             self.bias.copy_(logs - logs.mean())
@@ -239,7 +239,7 @@ class TwoTower(nn.Module):
 def build(model: Model, spec: InputSpec, outputs: int, *, seed: int) -> nn.Module:
     """A fresh module with seeded weights; the global generator is left as it was.
 
-    InputError where the kind can't answer the label: a two-tower ranks classes, so it needs a category label.
+    InputError if the kind doesn't fit the label: a two-tower ranks classes, so it needs a category label.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""AdamW and SGD with momentum 0.9, with moments held by parameter name, so that they can be saved, moved and restored.
+"""AdamW and SGD with momentum 0.9. Moments are kept by parameter name, so that they can be saved and restored.
 
-The arithmetic is torch's own functions. Not `torch.optim.Optimizer`: making one imports torch's compiler, 3 s in every
-process that trains (torch 2.13), and holds moments by parameter object, which doesn't survive a change of the module.
+The arithmetic is torch's functions. `torch.optim.Optimizer` isn't used for two reasons: it imports torch's compiler, 3 s
+in every process that trains (torch 2.13), and it keeps moments by parameter object, which a changed module doesn't have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEP = "step"  # of AdamW's bias correction, float32 of no dimension
 
 @dataclass
 class Optimizer:
-    """`moments[parameter][moment]`: a tensor like the parameter. A parameter that never had a gradient has none."""
+    """`moments[parameter][moment]`: a tensor of the parameter's shape. A parameter without a gradient has no moments."""
 
     kind: Kind
     weight_decay: float
@@ -33,12 +33,12 @@ class Optimizer:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What each parameter's moments are called."""
+        """The names of each parameter's moments."""
         return (*MOMENTS[self.kind], STEP) if self.kind == "adamw" else MOMENTS[self.kind]
 
     @torch.no_grad()
     def step(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
-        """One step, in place, of the parameters that have a gradient."""
+        """Take one step in place on the parameters that have a gradient."""
         names = [name for name, parameter in parameters.items() if parameter.grad is not None]
         if not names:
             return

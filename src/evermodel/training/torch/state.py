@@ -1,12 +1,12 @@
-"""Save and restore a learner whole, and carry it over a move of its transforms. What can't be restored is a StateError.
+"""Save and restore a whole learner, and transfer it to updated transforms. State that can't be restored is a StateError.
 
 A learner is saved as named arrays (weights; optimizer moments; generator states) and a small tree of scalars (optimizer
-settings, schedule, epoch, step, position). `transfer_state` re-expresses weights and moments for moved inputs, so that the model
-remains the same function. With z = (x − m)/s and z' = (x − m')/s':
+settings, schedule, epoch, step, position). `transfer_state` re-expresses weights and moments for updated transforms, so
+that the model remains the same function. With z = (x − m)/s and z' = (x − m')/s':
 
     W' = W s'/s        b' = b + Σ W (m' − m)/s
-    the gradient obeys g' = (s g_W + (m − m') g_b)/s', so a first moment (and SGD's momentum) is carried the same way,
-    and a second one, its mean square with the cross term left out, as (s/s')² v_W + ((m − m')/s')² v_b.
+    the gradient is g' = (s g_W + (m − m') g_b)/s', and a first moment (and SGD's momentum) is transferred the same way;
+    a second moment, its mean square without the cross term, as (s/s')² v_W + ((m − m')/s')² v_b.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def weights_of(module: nn.Module) -> dict[str, NDArray[Any]]:
 
 
 def save(learner: Learner) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """(arrays, scalars) of everything but the weights."""
+    """(arrays, scalars) of all state but the weights."""
     arrays = {f"optimizer.{name}": value.numpy().copy() for name, value in _optimizer_tensors(learner).items()}
     arrays |= {"random.shuffle": learner.shuffle_rng.numpy().copy(), "random.noise": learner.dropout_rng.numpy().copy()}
     scalars = {
@@ -58,7 +58,7 @@ def save(learner: Learner) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def restore(module: nn.Module, weights: Arrays, arrays: Arrays, scalars: Mapping[str, Any]) -> Learner:
-    """A learner as it was saved, in `module`. StateError where a tensor is missing, is one too many, or has another shape."""
+    """A learner as it was saved, in `module`. StateError if a tensor is missing, unknown or of another shape."""
     load_weights(module, weights)
     try:
         settings, schedule = scalars["optimizer"], _schedule(scalars["schedule"])
@@ -99,38 +99,38 @@ def load_weights(module: nn.Module, weights: Arrays) -> None:
 
 
 def check_settings(learner: Learner, training: Training) -> None:
-    """StateError where the use case asks for another optimizer than the one whose moments were saved."""
+    """StateError if the use case asks for another optimizer than the one whose moments were saved."""
     if (saved := learner.optimizer.kind) != training.optimizer:
-        raise StateError(f"the parent was trained by {saved}, its moments are of no use to {training.optimizer}")
+        raise StateError(f"the parent was trained by {saved}; {training.optimizer} can't use its moments")
 
 
-def transfer_state(learner: Learner, grown: nn.Module, move: TransformUpdate) -> Learner:
-    """The learner in `grown` (built for the moved inputs), the same function, with moments re-expressed.
+def transfer_state(learner: Learner, grown: nn.Module, update: TransformUpdate) -> Learner:
+    """The learner in `grown` (built for the updated transforms): the same function, with moments re-expressed.
 
-    New dense columns start with weight 0, new values as copies of the unknown one's row; both with moments 0, and both
-    learn from the first step on. StateError where the module doesn't say where its inputs go (`model.WarmStartable`).
+    New dense columns start with weight 0, new values as copies of the unknown value's row. Both have moments 0, and both
+    learn from the first step on. StateError if the module isn't `modules.WarmStartable`.
     """
-    if move.is_identity:
+    if update.is_identity:
         return learner
     old = learner.module
     if not isinstance(old, WarmStartable) or not isinstance(grown, WarmStartable):
         raise StateError(
-            f"{type(old).__name__} doesn't define input_layers, id_tables and class_axes: it can't be carried"
+            f"{type(old).__name__} doesn't define input_layers, id_tables and class_axes: its state can't be transferred"
         )
     weights = {name: value.detach().clone() for name, value in old.state_dict().items()}
     moments = _optimizer_tensors(learner)
     names: dict[Tensor, str] = {parameter: name for name, parameter in old.named_parameters()}
     for layer in old.input_layers():
-        _rescale(weights, moments, names[layer.weight], names[layer.bias], move)
-    for tables in ((table, size) for name, _, size in move.tables for table in old.id_tables()[name]):
+        _rescale(weights, moments, names[layer.weight], names[layer.bias], update)
+    for tables in ((table, size) for name, _, size in update.tables for table in old.id_tables()[name]):
         _append_rows(weights, moments, names[tables[0].weight], tables[1])
     return _rebuild(learner, grown, weights, moments)
 
 
 def add_classes(learner: Learner, grown: nn.Module, added: int) -> Learner:
-    """The learner in `grown`, which has `added` classes more at the end: weights 0, bias that of the rarest class.
+    """The learner in `grown`, which has `added` more classes at the end: weights 0, the lowest bias.
 
-    The scores of the old classes don't change; their probabilities give way a little to the new ones.
+    The outputs of the old classes don't change; their probabilities become slightly smaller.
     """
     old = learner.module
     if not isinstance(old, WarmStartable):
@@ -148,36 +148,36 @@ def add_classes(learner: Learner, grown: nn.Module, added: int) -> Learner:
     return _rebuild(learner, grown, weights, moments)
 
 
-def _rescale(weights: Tensors, moments: Tensors, weight: str, bias: str, move: TransformUpdate) -> None:
-    """The formulas above on one layer, in float64, then room for new dense columns."""
-    columns = [column.index for column in move.columns]
-    was = np.array([column.scale_from for column in move.columns])
-    now = torch.from_numpy(np.array([column.scale_to for column in move.columns]))
-    shift = torch.from_numpy(np.array([column.mean_to - column.mean_from for column in move.columns]))
+def _rescale(weights: Tensors, moments: Tensors, weight: str, bias: str, update: TransformUpdate) -> None:
+    """The formulas above on one layer, in float64; then zero columns for new dense inputs."""
+    columns = [column.index for column in update.columns]
+    was = np.array([column.scale_from for column in update.columns])
+    now = torch.from_numpy(np.array([column.scale_to for column in update.columns]))
+    shift = torch.from_numpy(np.array([column.mean_to - column.mean_from for column in update.columns]))
     scale = torch.from_numpy(was)
-    alive = scale > 0  # a column that was constant contributed 0: weight and moments start at 0
-    safe = torch.where(alive, scale, torch.ones_like(scale))
+    varied = scale > 0  # a column that was constant contributed 0: weight and moments start at 0
+    safe = torch.where(varied, scale, torch.ones_like(scale))
     matrix, offset = weights[weight].double(), weights[bias].double()
-    part = torch.where(alive, matrix[:, columns], 0.0)
+    part = torch.where(varied, matrix[:, columns], 0.0)
     weights[bias] = (offset + (part * (shift / safe)).sum(dim=1)).float()
     matrix[:, columns] = part * (now / safe)
-    weights[weight] = _inserted(matrix.float(), move)
+    weights[weight] = _with_new_columns(matrix.float(), update)
     for key in MOMENTS:
         if f"{weight}.{key}" not in moments:
             continue
         of_weight, of_bias = moments[f"{weight}.{key}"].double(), moments[f"{bias}.{key}"].double()[:, None]
         if key in FIRST_MOMENTS:
-            carried = (scale * of_weight[:, columns] - shift * of_bias) / now
+            transferred = (scale * of_weight[:, columns] - shift * of_bias) / now
         else:
-            carried = (scale / now) ** 2 * of_weight[:, columns] + (shift / now) ** 2 * of_bias
-        of_weight[:, columns] = torch.where(alive, carried, 0.0)
-        moments[f"{weight}.{key}"] = _inserted(of_weight.float(), move)
+            transferred = (scale / now) ** 2 * of_weight[:, columns] + (shift / now) ** 2 * of_bias
+        of_weight[:, columns] = torch.where(varied, transferred, 0.0)
+        moments[f"{weight}.{key}"] = _with_new_columns(of_weight.float(), update)
 
 
-def _inserted(matrix: Tensor, move: TransformUpdate) -> Tensor:
+def _with_new_columns(matrix: Tensor, update: TransformUpdate) -> Tensor:
     """[out, in] with zero columns for the new dense inputs, which come after the old ones and before the embeddings."""
-    room = torch.zeros((len(matrix), move.dense_to - move.dense_from), dtype=matrix.dtype)
-    return torch.cat([matrix[:, : move.dense_from], room, matrix[:, move.dense_from :]], dim=1)
+    zeros = torch.zeros((len(matrix), update.dense_to - update.dense_from), dtype=matrix.dtype)
+    return torch.cat([matrix[:, : update.dense_from], zeros, matrix[:, update.dense_from :]], dim=1)
 
 
 def _append_rows(weights: Tensors, moments: Tensors, name: str, size: int) -> None:
@@ -212,7 +212,7 @@ def _optimizer_tensors(learner: Learner) -> Tensors:
 
 
 def _restore_optimizer(learner: Learner, tensors: Tensors, parameters: Sequence[str]) -> None:
-    """Put the moments of `parameters` back, all of them and no other."""
+    """Put back the moments of exactly these parameters."""
     keys, shapes = learner.optimizer.keys, {name: value.shape for name, value in learner.module.named_parameters()}
     _same_names("optimizer state", set(tensors), {f"{name}.{key}" for name in parameters for key in keys})
     for name in parameters:
