@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from evermodel.use_case import METRICS, format_duration, json_schema
+from evermodel.use_case import METRICS, format_duration, json_schema, metric_names
 
 HEAD = """# The use-case file
 
@@ -24,7 +24,7 @@ source, for your editor. `evermodel config show NAME` prints a file with every d
   path, value and the nearest valid name. Nothing is guessed, and nothing has been changed.
 - Every event has `event_time`, `created_time`, `ingest_seq` and `row_id`: no field may take these names.
 
-Metrics by framing: {metrics}. In `log_loss`, `brier`, `ece`, `mae`, `rmse` and `rmsle` less is better.
+Metrics by framing: {metrics}. In {falling} less is better.
 """
 SIMULATOR = """## simulator
 
@@ -158,11 +158,16 @@ def render() -> str:
     """The page."""
     schema = json_schema()
     sections = schema["$defs"]
-    metrics = "; ".join(f"{framing}: {', '.join(f'`{name}`' for name in names)}" for framing, names in METRICS.items())
+    framings = dict.fromkeys(framing for metric in METRICS.values() for framing in metric.framings)
+    metrics = "; ".join(
+        f"{framing}: {', '.join(f'`{name}`' for name in metric_names(framing))}" for framing in framings
+    )
+    falling = [f"`{name}`" for name, metric in METRICS.items() if metric.less_is_better]
     titles = _titles(schema, sections)
     kinds = [name for name, title in titles.items() if title.startswith("features: ")]
     shared = set.intersection(*(set(sections[name]["properties"]) for name in kinds)) - {"kind"}
-    parts = [HEAD.replace("{metrics}", metrics), "## The file\n\n" + _table(schema, titles, "")]
+    head = HEAD.replace("{metrics}", metrics).replace("{falling}", f"{', '.join(falling[:-1])} and {falling[-1]}")
+    parts = [head, "## The file\n\n" + _table(schema, titles, "")]
     for name, title in titles.items():
         if name == kinds[0]:
             parts.append(FEATURES + _table(sections[name], titles, "features", only=shared))

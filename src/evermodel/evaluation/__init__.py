@@ -1,1 +1,1 @@
-"""Judging a challenger: metrics, slices, behaviour tests, calibration, baselines, and the gate that puts them into a word."""
+"""Evaluation of a challenger: metrics, slices, behaviour tests, calibration, baselines, and the gate with its verdict."""

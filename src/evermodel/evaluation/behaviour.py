@@ -1,12 +1,12 @@
-"""What the model does, not how well: change a column of the rows, score again, and compare.
+"""Behaviour tests: change a column of the rows, score again, and compare.
 
-- invariance: the score must not move when `feature` is set to `set` (or, without it, shuffled over the rows).
-- direction: when `add` is added (or `set` set), no more than a `tolerance` of the rows may move against `expect`.
-- perturbation: under noise of so many standard deviations the score moves by no more than `tolerance`, on average.
-- custom: an import path that answers (passed, why).
+- invariance: the score must not move if `feature` is set to `set` (or, without it, shuffled over the rows).
+- direction: if `add` is added (or `set` is set), at most a share `tolerance` of the rows may move against `expect`.
+- perturbation: under noise of `noise` standard deviations the score moves by at most `tolerance`, on average.
+- custom: a function by import path that returns (passed, reason).
 
-A move is the mean absolute one; of class scores the total variation ½ Σ|Δ|. After Ribeiro et al. 2020, "Beyond accuracy:
-behavioral testing of NLP models with CheckList". Crosses and custom features of a changed column follow it.
+A move is the mean absolute one; for class scores it is the total variation ½ Σ|Δ|. After Ribeiro et al. 2020, "Beyond
+accuracy: behavioral testing of NLP models with CheckList". Crosses and custom features of a changed column follow it.
 """
 
 from __future__ import annotations
@@ -17,71 +17,68 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from evermodel import plugins
+from evermodel.columns import put_column
 from evermodel.errors import InputError
-from evermodel.features.point_in_time import row_features
+from evermodel.features.row_features import row_features
 from evermodel.records import Check
+from evermodel.scores import Scores
 from evermodel.use_case import BehaviourTest, ColumnFeature, CrossFeature, CustomFeature, UseCase
 
-Floats = NDArray[np.float64]
-Score = Callable[[pa.Table], Floats]
-MOST_ROWS: Final = 2000  # a test asks the model about no more rows than this
+ScoreRows = Callable[[pa.Table], Scores]
+MOST_ROWS: Final = 2000  # a test scores at most this many rows
 
 
-def run(use_case: UseCase, score: Score, rows: pa.Table, *, rng: np.random.Generator) -> tuple[Check, ...]:
-    """One check a test, on at most MOST_ROWS of the rows; InputError where a test lacks what its kind needs."""
+def run_tests(use_case: UseCase, score: ScoreRows, rows: pa.Table, *, rng: np.random.Generator) -> tuple[Check, ...]:
+    """One check for each test, on at most MOST_ROWS of the rows. InputError if a test lacks what its kind needs."""
     if not use_case.behaviour:
         return ()
     if rows.num_rows > MOST_ROWS:
         rows = rows.take(np.sort(rng.choice(rows.num_rows, MOST_ROWS, replace=False)))
     before = score(rows) if rows.num_rows else None
-    return tuple(_test(use_case, test, score, rows, before, rng) for test in use_case.behaviour)
+    return tuple(_run_test(use_case, test, score, rows, before, rng) for test in use_case.behaviour)
 
 
-def _test(
+def _run_test(
     use_case: UseCase,
     test: BehaviourTest,
-    score: Score,
+    score: ScoreRows,
     rows: pa.Table,
-    before: Floats | None,
+    before: Scores | None,
     rng: np.random.Generator,
 ) -> Check:
     name = f"behaviour:{test.name}"
     if before is None:
         return Check(name=name, level=test.level, passed=True, reason="no rows to test on")
     if test.kind == "custom":
-        passed, why = plugins.load(test.call or "", "behaviour")(score, rows)
-        return Check(name=name, level=test.level, passed=bool(passed), reason=str(why))
+        function = plugins.load(test.call or "", "behaviour")
+        passed, reason = function(lambda table: score(table).values, rows)
+        return Check(name=name, level=test.level, passed=bool(passed), reason=str(reason))
     if test.feature is None:
         raise InputError(f"behaviour.{test.name}: a test of kind {test.kind} needs a feature")
-    after = score(with_column(use_case, rows, test.feature, _changed(test, rows, rng)))
+    after = score(with_column(use_case, rows, test.feature, _changed_column(test, rows, rng)))
     directed = test.kind == "direction"
-    value = _against(test, before, after) if directed else _move(before, after)
-    reason = f"{_sentence(test)} {value:.4g}{' of the rows' if directed else ''}, at most {test.tolerance:g} allowed"
+    value = _share_against(test, before, after) if directed else _mean_move(before, after)
+    reason = f"{_describe(test)} {value:.4g}{' of the rows' if directed else ''}, at most {test.tolerance:g} allowed"
     passed = value <= test.tolerance
     return Check(name=name, level=test.level, passed=passed, reason=reason, value=value, bound=test.tolerance)
 
 
 def with_column(use_case: UseCase, rows: pa.Table, feature: str, column: pa.Array) -> pa.Table:
-    """The rows with a feature's column changed, and the crosses and custom features that are made from it."""
-    made = [other.name for other in use_case.features if isinstance(other, CrossFeature | CustomFeature)]
-    changed = _put(rows, feature, column)
-    if not made:
+    """The rows with a feature's column changed, and with it the crosses and custom features of that column."""
+    derived = [other.name for other in use_case.features if isinstance(other, CrossFeature | CustomFeature)]
+    changed = put_column(rows, feature, column)
+    if not derived:
         return changed
     field = next((f.field for f in use_case.features if isinstance(f, ColumnFeature) and f.name == feature), None)
-    again = row_features(use_case, _put(changed, field, column) if field else changed)
-    for name in made:
-        changed = _put(changed, name, again[name])
+    recomputed = row_features(use_case, put_column(changed, field, column) if field else changed)
+    for name in derived:
+        changed = put_column(changed, name, recomputed[name])
     return changed
 
 
-def _put(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return rows.set_column(rows.column_names.index(name), name, column)
-
-
-def _changed(test: BehaviourTest, rows: pa.Table, rng: np.random.Generator) -> pa.Array:
+def _changed_column(test: BehaviourTest, rows: pa.Table, rng: np.random.Generator) -> pa.Array:
     column = rows[test.feature].combine_chunks()
     if test.kind == "perturbation":
         if test.noise is None:
@@ -97,24 +94,25 @@ def _changed(test: BehaviourTest, rows: pa.Table, rng: np.random.Generator) -> p
     raise InputError(f"behaviour.{test.name}: a test of direction needs add or set")
 
 
-def _move(before: Floats, after: Floats) -> float:
-    moved = np.abs(after - before)
-    return float((moved if moved.ndim == 1 else moved.sum(axis=1) / 2).mean())
+def _mean_move(before: Scores, after: Scores) -> float:
+    moved = np.abs(after.values - before.values)
+    return float((moved.sum(axis=1) / 2 if before.is_category else moved).mean())
 
 
-def _against(test: BehaviourTest, before: Floats, after: Floats) -> float:
-    """The share of rows whose score went against `expect` by more than float32 noise."""
-    if test.expect is None or before.ndim != 1:
+def _share_against(test: BehaviourTest, before: Scores, after: Scores) -> float:
+    """The share of rows whose score moves against `expect` by more than float32 noise."""
+    if test.expect is None or before.is_category:
         raise InputError(f"behaviour.{test.name}: a test of direction needs expect, and one score a row")
-    wrong = before - after if test.expect == "up" else after - before
+    rise = after.values - before.values
+    wrong = -rise if test.expect == "up" else rise
     return float((wrong > 1e-6).mean())
 
 
-def _sentence(test: BehaviourTest) -> str:
-    change: dict[str, Any] = {"set": test.set, "add": test.add}
-    done = next((f"{verb} {value!r}" for verb, value in change.items() if value is not None), "shuffled")
+def _describe(test: BehaviourTest) -> str:
+    values: dict[str, Any] = {"set": test.set, "add": test.add}
+    change = next((f"{verb} {value!r}" for verb, value in values.items() if value is not None), "shuffled")
     if test.kind == "perturbation":
         return f"{test.feature} with noise of {test.noise:g} standard deviations: the score moves by"
     if test.kind == "direction":
-        return f"{test.feature} {done}: the score must go {test.expect}, and goes the other way for"
-    return f"{test.feature} {done}: the score must not move, and moves by"
+        return f"{test.feature} {change}: the score must go {test.expect}, and goes the other way for"
+    return f"{test.feature} {change}: the score must not move, and moves by"

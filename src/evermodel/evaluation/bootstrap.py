@@ -1,7 +1,7 @@
-"""How sure a difference of two models on the same rows is: the paired percentile bootstrap (Efron & Tibshirani 1993, ch. 13).
+"""The paired percentile bootstrap of a difference of two models on the same rows (Efron & Tibshirani 1993, ch. 13).
 
-A resample draws the units (rows, or the lists of a ranking) with replacement, the same for both models. As the metrics
-are functions of unit counts, a resample is a row of counts, and no model is asked again.
+A resample draws the units (rows, or the lists of a ranking) with replacement, the same for both models. The metrics
+are functions of unit counts, so a resample is a row of counts, and no model scores again.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evermodel.evaluation import metrics
-from evermodel.evaluation.metrics import Contributions, Sample
+from evermodel.evaluation.metrics import Contributions
+from evermodel.evaluation.samples import Sample
 from evermodel.records import Interval
+from evermodel.use_case import METRICS
 
 Floats = NDArray[np.float64]
-Statistic = Callable[[Floats], Floats]  # unit counts[b, units] → figure[b]; NaN where undefined
-CHUNK: Final = 1 << 18  # counts held at once: 2 MB, which a cache holds
+Statistic = Callable[[Floats], Floats]  # unit counts[b, units] → metric[b]; NaN if undefined
+CHUNK: Final = 1 << 18  # counts in memory at once: 2 MB, which fits a CPU cache
 FEW: Final = 256  # distinct differences up to which a resample is one multinomial draw
 
 
@@ -33,23 +35,23 @@ def paired(
     confidence: float,
     rng: np.random.Generator,
 ) -> Interval | None:
-    """Challenger − champion, signed so that more is better. None where the metric isn't defined for either."""
-    if name in metrics.ORDER_METRICS:
-        return _of_order(name, challenger, champion, resamples=resamples, confidence=confidence, rng=rng)
+    """Challenger − champion, signed so that more is better. None if the metric is undefined for either."""
+    if not METRICS[name].is_mean:
+        return _order_interval(name, challenger, champion, resamples=resamples, confidence=confidence, rng=rng)
     settings = {"k": k, "threshold": threshold}
     ours = metrics.contributions(name, challenger, **settings)  # type: ignore[arg-type]
     theirs = metrics.contributions(name, champion, **settings)  # type: ignore[arg-type]
     if ours is None or theirs is None:
         return None
-    point = metrics.sign(name) * (ours.figure() - theirs.figure())
+    point = METRICS[name].sign * (ours.figure() - theirs.figure())
     if ours.finish is theirs.finish is metrics.mean:
         draws = means(ours.values[:, 0] - theirs.values[:, 0], resamples=resamples, rng=rng)
     else:
         draws = _differences(linear_statistic(ours), linear_statistic(theirs), ours.units, resamples, rng)
-    return _interval(point, metrics.sign(name) * draws, confidence)
+    return _interval(point, METRICS[name].sign * draws, confidence)
 
 
-def _of_order(
+def _order_interval(
     name: str, challenger: Sample, champion: Sample, *, resamples: int, confidence: float, rng: np.random.Generator
 ) -> Interval | None:
     ours, theirs = metrics.figure(name, challenger), metrics.figure(name, champion)
@@ -60,7 +62,7 @@ def _of_order(
 
 
 def _interval(point: float, draws: Floats, confidence: float) -> Interval | None:
-    """Percentiles of the defined draws; None where most of them aren't defined: too little is known."""
+    """Percentiles of the defined draws; None if fewer than half of the draws are defined."""
     defined = draws[np.isfinite(draws)]
     if not np.isfinite(point) or 2 * len(defined) < len(draws):
         return None
@@ -71,7 +73,7 @@ def _interval(point: float, draws: Floats, confidence: float) -> Interval | None
 def means(values: Floats, *, resamples: int, rng: np.random.Generator) -> Floats:
     """The mean of each resample of values[n]: float64[resamples].
 
-    Few distinct values (a hit or a miss): how often each is drawn is one multinomial draw, the same distribution.
+    If few values are distinct (hit or miss), one multinomial draw gives how often each occurs: the same distribution.
     """
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= FEW:
@@ -95,20 +97,20 @@ def _differences(first: Statistic, second: Statistic, units: int, resamples: int
 
 
 def linear_statistic(parts: Contributions) -> Statistic:
-    """The figure of a resample, by its parts."""
+    """The metric of a resample, from its parts."""
     return lambda counts: parts.finish(np.asarray(counts @ parts.values, dtype=np.float64) / parts.units)
 
 
-def order_statistic(name: str, known: Sample) -> Statistic:
-    """AUC or average precision of weighted rows: sorted once; a resample is one running sum over the negatives.
+def order_statistic(name: str, sample: Sample) -> Statistic:
+    """AUC or average precision of weighted rows. The rows are sorted once; a resample is a running sum over the negatives.
 
     AUC = P(score⁺ > score⁻) + ½ P(score⁺ = score⁻). Average precision = Σ over positives of the precision among all
     rows that score as high or higher, by weight, as scikit-learn's.
     """
-    positive = known.labels > 0
-    rising = np.argsort(known.scores, kind="stable")
+    scores, positive = sample.scores.values, sample.labels > 0
+    rising = np.argsort(scores, kind="stable")
     right, wrong = rising[positive[rising]], rising[~positive[rising]]
-    high, low = known.scores[right], known.scores[wrong]
+    high, low = scores[right], scores[wrong]
     below, up_to = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
     tied_from = np.searchsorted(high, high, "left")
 
@@ -121,8 +123,8 @@ def order_statistic(name: str, known: Sample) -> Statistic:
         weights, passed = counts[:, right], _running(counts[:, wrong])
         found = _running(weights)
         true, false = found[:, -1:] - found[:, tied_from], passed[:, -1:] - passed[:, below]
-        held = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
-        return metrics.ratio(np.einsum("bp,bp->b", weights, held), found[:, -1])
+        at_score = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
+        return metrics.ratio(np.einsum("bp,bp->b", weights, at_score), found[:, -1])
 
     return area if name == "auc" else precision
 

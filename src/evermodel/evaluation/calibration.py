@@ -1,8 +1,8 @@
-"""Whether a score of 0.3 comes true three times in ten.
+"""Calibration: how far scores are from the observed rates. A calibrated score of 0.3 comes true in 30 % of the rows.
 
 Expected calibration error, over M bins of equal width: ECE = Σ_m |B_m| / n · |mean label − mean score|
 (Naeini, Cooper & Hauskrecht 2015; Guo et al. 2017, who write accuracy and confidence for the two means).
-For more than two classes it is of the top class: its score, and whether it is the right one.
+For more than two classes it is computed on the top class: its score, and whether it is the right one.
 """
 
 from typing import Final
@@ -37,6 +37,6 @@ def expected_calibration_error(scores: Floats, outcomes: Floats, *, bins: int = 
 
 
 def top_class(scores: Floats, codes: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Of scores[n, C] and the right classes' codes[n]: the top class's score, and 1 where it is the right one."""
+    """From scores[n, C] and the right classes' codes[n]: the top class's score[n], and 1 or 0[n] for right or wrong."""
     best = scores.argmax(axis=1)
     return scores[np.arange(len(codes)), best], (best == codes).astype(np.float64)

@@ -1,40 +1,38 @@
-"""The gate: may this challenger go live? A pure function of what was measured; measuring is `evaluate`'s.
+"""The gate decides whether a challenger may go live. It is a pure function of the measurements that `evaluate` makes.
 
 - `reject`: an enforced check fails, or the interval of challenger − champion lies wholly below 0.
 - `promote`: the interval's lower bound is above −margin and the point estimate is at least 0.
-- `hold`: anything else, too few rows included. Champion and cursor stay; the next turn has more rows.
+- `hold`: anything else, too few rows included. Champion and cursor stay; the next training round has more rows.
 
-Without a champion the baselines and checks decide. A trivial baseline (random, majority, mean) must be beaten, any other
-may be better by no more than the margin. Against a champion that loses to a baseline itself, that baseline only warns:
-keeping the worse of the two live helps nobody.
+Without a champion the baselines and checks decide. The challenger must beat a trivial baseline (random, majority, mean);
+any other may be better by at most the margin. If the champion loses to a baseline too, that baseline only warns, because
+a rejection would keep the worse model live.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from evermodel.evaluation.slices import SliceResult
 from evermodel.records import Check, Interval, Verdict, VerdictWord
-from evermodel.use_case import LESS_IS_BETTER, Gate, Slice
-
-TRIVIAL: Final = frozenset({"random", "majority", "mean"})
+from evermodel.use_case import BASELINES, METRICS, Gate, Slice
 
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """A baseline on the gate's rows. Differences are signed: above 0 the model is better. None: not known, `note` says why."""
+    """A baseline on the gate's rows. A difference above 0 means that the model is better; if it is None, `reason` says why."""
 
     name: str
     value: float | None
     difference: float | None  # challenger − baseline
     champion_difference: float | None = None  # champion − baseline
-    note: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """All that the gate looks at. `difference` is challenger − champion, None without a champion or where undefined."""
+class Measurements:
+    """The input of the gate. `difference` is challenger − champion; None without a champion, or if it is undefined."""
 
     metric: str
     rows: int
@@ -43,19 +41,19 @@ class Measured:
     value: float | None = None
     champion_value: float | None = None
     difference: Interval | None = None
-    smoke_failure: str | None = None  # why the smoke request failed
+    smoke_failure: str | None = None  # why the smoke request failed; None if it passed
     baselines: tuple[BaselineResult, ...] = ()
     slices: tuple[SliceResult, ...] = ()
     behaviour: tuple[Check, ...] = ()
     calibration_error: float | None = None
 
 
-def judge(gate: Gate, measured: Measured) -> Verdict:
-    """The verdict, with every check and the reasons in words."""
+def judge(gate: Gate, measured: Measurements) -> Verdict:
+    """The verdict, with every check, and the reasons as text."""
     checks = [_smoke(gate, measured), _size(gate, measured)]
     if measured.smoke_failure is None:
         checks += measured.behaviour
-        if measured.rows >= gate.minimum_rows:  # on fewer rows these say nothing
+        if measured.rows >= gate.minimum_rows:  # fewer rows are no evidence
             checks += [_baseline(gate, measured, baseline) for baseline in measured.baselines]
             checks += _slices(measured)
             checks += _calibration(gate, measured)
@@ -69,25 +67,27 @@ def _consequence(check: Check) -> str:
     return "enforced, failed" if check.level == "enforce" else "warning"
 
 
-def _word(gate: Gate, measured: Measured, checks: list[Check]) -> tuple[VerdictWord, str]:
+def _word(gate: Gate, measured: Measurements, checks: list[Check]) -> tuple[VerdictWord, str]:
     failed = [check.name for check in checks if check.level == "enforce" and not check.passed]
     if failed:
         return "reject", f"enforced checks failed: {', '.join(failed)}"
     if measured.rows < gate.minimum_rows:
         return "hold", f"{measured.rows} rows with known labels to judge on, fewer than {gate.minimum_rows}"
     if measured.value is None:
-        return "hold", f"{measured.metric} isn't defined on these {measured.rows} rows"
+        return "hold", f"{measured.metric} is undefined on these {measured.rows} rows"
     if not measured.has_champion:
         return "promote", f"no champion yet; {measured.metric} is {measured.value:.4f} and every enforced check passed"
     if measured.difference is None:
-        return "hold", f"the difference in {measured.metric} can't be known on these {measured.rows} rows"
+        return "hold", f"the difference in {measured.metric} is undefined on these {measured.rows} rows"
     return _compared(gate, measured, measured.difference)
 
 
-def _compared(gate: Gate, measured: Measured, difference: Interval) -> tuple[VerdictWord, str]:
-    better = " (less is better; the difference is turned)" if measured.metric in LESS_IS_BETTER else ""
+def _compared(gate: Gate, measured: Measurements, difference: Interval) -> tuple[VerdictWord, str]:
+    less = (
+        " (less is better; the sign of the difference is reversed)" if METRICS[measured.metric].less_is_better else ""
+    )
     figures = (
-        f"{measured.metric} {_number(measured.value)} against the champion's {_number(measured.champion_value)}{better}: "
+        f"{measured.metric} {_number(measured.value)} against the champion's {_number(measured.champion_value)}{less}: "
         f"difference {difference.point:+.4f}, {difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
     )
     if difference.high < 0:
@@ -99,13 +99,13 @@ def _compared(gate: Gate, measured: Measured, difference: Interval) -> tuple[Ver
     return "promote", f"{figures}: at least as good, and its lower bound is above −{gate.margin:g}"
 
 
-def _smoke(gate: Gate, measured: Measured) -> Check:
+def _smoke(gate: Gate, measured: Measurements) -> Check:
     passed = measured.smoke_failure is None
     reason = "the packed model answers a row, and a row of nulls" if passed else str(measured.smoke_failure)
     return Check(name="smoke", level=gate.smoke, passed=passed, reason=reason)
 
 
-def _size(gate: Gate, measured: Measured) -> Check:
+def _size(gate: Gate, measured: Measurements) -> Check:
     return Check(
         name="size",
         level="enforce",
@@ -116,32 +116,34 @@ def _size(gate: Gate, measured: Measured) -> Check:
     )
 
 
-def _baseline(gate: Gate, measured: Measured, baseline: BaselineResult) -> Check:
+def _baseline(gate: Gate, measured: Measurements, baseline: BaselineResult) -> Check:
     name = f"baseline:{baseline.name}"
     if baseline.difference is None:
-        note = baseline.note or f"{measured.metric} isn't defined for it"
-        return Check(name=name, level=gate.baselines, passed=True, reason=f"not compared: {note}")
-    trivial = baseline.name in TRIVIAL
-    passed = baseline.difference > 0 if trivial else baseline.difference >= -gate.margin
+        why = baseline.reason or f"{measured.metric} is undefined for it"
+        return Check(name=name, level=gate.baselines, passed=True, reason=f"not compared: {why}")
+    trivial = baseline.name in BASELINES and BASELINES[baseline.name].trivial
+    passed = _withstands(gate, trivial, baseline.difference)
     rule = "must be beaten" if trivial else f"may be better by {gate.margin:g}"
     reason = (
         f"{measured.metric} {_number(measured.value)} against the baseline's {_number(baseline.value)}, which {rule}: "
         f"difference {baseline.difference:+.4f}"
     )
     level: Literal["enforce", "warn"] = gate.baselines
-    excused = baseline.champion_difference is not None and not _stands(gate, trivial, baseline.champion_difference)
+    champion = baseline.champion_difference
+    excused = champion is not None and not _withstands(gate, trivial, champion)
     if not passed and excused:
-        level, reason = "warn", f"{reason}; the champion loses to it too ({baseline.champion_difference:+.4f})"
+        level, reason = "warn", f"{reason}; the champion loses to it too ({champion:+.4f})"
     bound = 0.0 if trivial else -gate.margin
     return Check(name=name, level=level, passed=passed, reason=reason, value=baseline.difference, bound=bound)
 
 
-def _stands(gate: Gate, trivial: bool, difference: float) -> bool:
+def _withstands(gate: Gate, trivial: bool, difference: float) -> bool:
+    """Whether a model is good enough beside a baseline: `difference` is model − baseline."""
     return difference > 0 if trivial else difference >= -gate.margin
 
 
-def _slices(measured: Measured) -> list[Check]:
-    """One check a slice that has a max_drop: of the part that fell most below the champion."""
+def _slices(measured: Measurements) -> list[Check]:
+    """One check for each slice with a max_drop: the part that fell most below the champion."""
     parts: dict[Slice, list[SliceResult]] = {}
     for result in measured.slices:
         if result.slice.max_drop is not None:
@@ -150,7 +152,7 @@ def _slices(measured: Measured) -> list[Check]:
 
 
 def _slice(metric: str, part: Slice, results: list[SliceResult]) -> Check:
-    sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+    sign = METRICS[metric].sign
     drops = [
         (sign * (result.champion - result.challenger), result)
         for result in results
@@ -168,12 +170,12 @@ def _slice(metric: str, part: Slice, results: list[SliceResult]) -> Check:
     return Check(name=name, level=part.level, passed=drop <= bound, reason=reason, value=drop, bound=bound)
 
 
-def _calibration(gate: Gate, measured: Measured) -> list[Check]:
+def _calibration(gate: Gate, measured: Measurements) -> list[Check]:
     bound, error = gate.calibration_error, measured.calibration_error
     if bound is None:
         return []
     if error is None:
-        reason = "the scores are no probabilities, so their calibration can't be known"
+        reason = "the scores are no probabilities, so their calibration is unknown"
         return [Check(name="calibration", level=gate.calibration, passed=False, reason=reason, bound=bound)]
     reason = f"expected calibration error {error:.4f}, at most {bound:g} allowed"
     passed = error <= bound

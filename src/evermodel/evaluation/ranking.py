@@ -1,15 +1,13 @@
-"""How well an order puts the relevant first, one value a list. Ties get their expected value over all orders of the tied.
+"""Ranking metrics, one value for each list. Ties get their expected value over all orders of the tied items.
 
-So a constant score is worth what a shuffle is worth, whatever order the rows came in (McSherry & Najork 2008,
-"Computing information retrieval performance measures efficiently in the presence of tied scores").
+So a constant score equals a random order, whatever the order of the rows (McSherry & Najork 2008, "Computing
+information retrieval performance measures efficiently in the presence of tied scores").
 
-- HR@k: 1 where at least one relevant item stands in the first k places.
+- HR@k: 1 if at least one relevant item is in the first k places, else 0.
 - MRR: 1 / place of the first relevant item, over all places.
 - NDCG@k: Σ gain / log₂(place + 1) over the first k places, divided by that of the best order; the gain is the label
   itself (Järvelin & Kekäläinen 2002, as in `sklearn.metrics.ndcg_score`).
 """
-
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +15,12 @@ from scipy.special import gammaln
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-RANKING: Final = ("hr", "mrr", "ndcg")
 
 
 def catalogue(scores: Floats, codes: Ints, *, k: int) -> dict[str, Floats]:
-    """Each row ranks all classes, one of which is right: scores[n, C], codes[n] (≥ C: the model doesn't know it).
+    """Each row ranks all classes, one of which is right: scores[n, C], codes[n] (≥ C: unknown to the model).
 
-    Returns hr, mrr and ndcg, float64[n] each; a class that the model doesn't know is never found: 0.
+    Returns hr, mrr and ndcg, float64[n] each; 0 for a class that the model doesn't know.
     """
     num_classes = scores.shape[1]
     known = codes < num_classes
@@ -47,11 +44,11 @@ def _one_relevant(above: Ints, tied: Ints, *, k: int, longest: int) -> dict[str,
 def grouped(scores: Floats, labels: Floats, groups: Ints, *, k: int) -> dict[str, Floats]:
     """Rows of one group are one list: scores[n], labels[n] ≥ 0 (relevant above 0), groups[n].
 
-    Returns hr, mrr and ndcg, float64[G'] each, for the G' groups that hold something relevant, by ascending group:
-    where there is nothing to find, no order is better than another.
+    Returns hr, mrr and ndcg, float64[G'] each, for the G' groups with a relevant row, by ascending group. In the other
+    groups no order is better than another.
     """
     if not len(scores):
-        return {name: np.empty(0) for name in RANKING}
+        return dict.fromkeys(("hr", "mrr", "ndcg"), np.empty(0))
     order = np.lexsort((-scores, groups))
     group, score, label = groups[order], scores[order], labels[order]
     starts_group = np.r_[True, group[1:] != group[:-1]]
@@ -68,7 +65,7 @@ def grouped(scores: Floats, labels: Floats, groups: Ints, *, k: int) -> dict[str
     reached = _sums(run_group, gain, num_groups)
     best = _best_gain(labels, groups, group_start, discount)
 
-    decisive = np.flatnonzero(relevant > 0)  # the first run of a group that holds something relevant decides hr and mrr
+    decisive = np.flatnonzero(relevant > 0)  # the first run of a group with a relevant row decides hr and mrr
     _, first = np.unique(run_group[decisive], return_index=True)
     runs = decisive[first]
     hit = _hit(above[runs], tied[runs], relevant[runs], k)
@@ -85,7 +82,7 @@ def _best_gain(labels: Floats, groups: Ints, group_start: Ints, discount: Floats
 
 
 def _hit(above: Ints, tied: Ints, relevant: Ints, k: int) -> Floats:
-    """1 − C(tied − relevant, open) / C(tied, open): that the open places miss all the relevant ones, and not."""
+    """P(a relevant item is in the first k) = 1 − C(tied − relevant, places) / C(tied, places)."""
     places = np.clip(k - above, 0, tied)
     missable = places <= tied - relevant
     safe = np.where(missable, places, 0)
@@ -117,6 +114,6 @@ def _harmonic(longest: int) -> Floats:
 
 
 def _discount(longest: int, k: int) -> Floats:
-    """Σ 1/log₂(place + 1) over the first i places, none beyond k, i = 0..longest."""
+    """Σ 1/log₂(place + 1) over the first i places and at most k, i = 0..longest."""
     places = np.arange(1, longest + 1)
     return np.cumsum(np.r_[0.0, np.where(places <= k, 1.0 / np.log2(places + 1.0), 0.0)])

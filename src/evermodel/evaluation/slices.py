@@ -1,6 +1,6 @@
-"""Where a model is good and where it isn't: the metric on parts of the rows, with a minimum support.
+"""Slices: the metric on parts of the rows that have a minimum support.
 
-Of a ranking's lists, the rows of a slice are ranked among themselves: slice lists by what all their rows share.
+In a ranking, the rows of a part are ranked among themselves. So slice lists by a column that is equal within a list.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel.evaluation.metrics import Sample, figure
+from evermodel.columns import as_array, codes, floats, valid_mask
+from evermodel.evaluation.metrics import figure
+from evermodel.evaluation.samples import Sample
 from evermodel.records import SliceScore
 from evermodel.use_case import Slice, UseCase
 
 Mask = NDArray[np.bool_]
-MOST_VALUES: Final = 50  # the largest parts of a slice are kept
-MOST_NUMBERS: Final = 20  # a number with more distinct values than this, and no bins, is cut at its quartiles
+MOST_VALUES: Final = 50  # only the largest parts of a slice are kept
+MOST_NUMBERS: Final = 20  # a number without bins and with more distinct values is cut at its quartiles
 
 
 @dataclass(frozen=True)
 class SliceResult:
-    """One part of one slice; a figure is None below the minimum support, or where it isn't defined."""
+    """One part of one slice; a metric is None below the minimum support, or if it is undefined."""
 
     slice: Slice
     value: str
@@ -34,7 +36,7 @@ class SliceResult:
     challenger: float | None
     champion: float | None
 
-    def score(self) -> SliceScore:
+    def to_record(self) -> SliceScore:
         return SliceScore(
             slice=self.slice.field, value=self.value, rows=self.rows, metric=self.challenger, champion=self.champion
         )
@@ -43,48 +45,48 @@ class SliceResult:
 def measure(
     use_case: UseCase, rows: pa.Table, challenger: Sample, champion: Sample | None, *, metric: str
 ) -> tuple[SliceResult, ...]:
-    """`metric` on each part of each slice, of samples whose rows are `rows`, in the same order."""
+    """`metric` on each part of each slice. The samples hold all of `rows`, in the same order."""
     settings = use_case.evaluation
 
-    def of(known: Sample | None, mask: Mask, enough: bool) -> float | None:
-        if known is None or not enough:
+    def part_metric(sample: Sample | None, mask: Mask, enough: bool) -> float | None:
+        if sample is None or not enough:
             return None
-        return figure(metric, known.take(mask), k=settings.k, threshold=settings.threshold)
+        return figure(metric, sample.take(mask), k=settings.k, threshold=settings.threshold)
 
     found = []
     for part in use_case.slices:
         for value, mask in parts(part, rows):
             support = int(mask.sum())
             enough = support >= part.minimum_rows
-            ours, theirs = of(challenger, mask, enough), of(champion, mask, enough)
+            ours, theirs = part_metric(challenger, mask, enough), part_metric(champion, mask, enough)
             found.append(SliceResult(part, value, support, ours, theirs))
     return tuple(found)
 
 
 def parts(part: Slice, rows: pa.Table) -> Iterator[tuple[str, Mask]]:
-    """(name, bool[n]) of each part that holds rows; nulls are a part of their own, named `missing`."""
+    """(name, bool[n]) of each part that holds rows; nulls are a part named `missing`."""
     if rows.num_rows == 0:
         return
-    column = rows[part.field].combine_chunks()
-    missing = np.asarray(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False), dtype=bool)
-    yield from _by_bins(part, column, missing) if _continuous(part, column) else _by_value(column, missing)
+    column = as_array(rows[part.field])
+    missing = ~valid_mask(column, nan_is_null=True)
+    yield from _by_bins(part, column, missing) if _is_continuous(part, column) else _by_value(column)
     if missing.any():
         yield "missing", missing
 
 
-def _continuous(part: Slice, column: pa.Array) -> bool:
+def _is_continuous(part: Slice, column: pa.Array) -> bool:
     number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
     return bool(part.bins) or (number and pc.count_distinct(column).as_py() > MOST_NUMBERS)
 
 
-def _by_value(column: pa.Array, missing: Mask) -> Iterator[tuple[str, Mask]]:
-    encoded = column.filter(pa.array(~missing)).dictionary_encode()
-    names = [_text(value) for value in encoded.dictionary.to_pylist()]
-    codes = np.full(len(column), -1)
-    codes[~missing] = encoded.indices.to_numpy()
-    largest = np.argsort(-np.bincount(codes[~missing], minlength=len(names)), kind="stable")[:MOST_VALUES]
+def _by_value(column: pa.Array) -> Iterator[tuple[str, Mask]]:
+    row_codes, values = codes(column)
+    if pa.types.is_timestamp(column.type):
+        values = values.cast(column.type)
+    names = [_text(value) for value in values.to_pylist()]
+    largest = np.argsort(-np.bincount(row_codes[row_codes >= 0], minlength=len(names)), kind="stable")[:MOST_VALUES]
     for code in sorted(largest.tolist(), key=lambda place: names[place]):
-        yield names[code], codes == code
+        yield names[code], row_codes == code
 
 
 def _text(value: object) -> str:
@@ -92,7 +94,7 @@ def _text(value: object) -> str:
 
 
 def _by_bins(part: Slice, column: pa.Array, missing: Mask) -> Iterator[tuple[str, Mask]]:
-    numbers = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    numbers = floats(column)
     edges = part.bins or tuple(np.unique(np.quantile(numbers[~missing], [0.25, 0.5, 0.75])).tolist())
     index = np.searchsorted(edges, numbers, side="right")
     names = [f"below {edges[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"from {edges[-1]:g}"]

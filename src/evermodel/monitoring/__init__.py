@@ -1,1 +1,1 @@
-"""Windows of answers against the champion's reference: quality, drift, performance, and a diagnosis before any action."""
+"""Monitoring compares windows of served rows with the champion's reference: quality, drift, performance, diagnosis, alerts."""

@@ -1,4 +1,4 @@
-"""One column as counts: of the champion's training rows, and of a window in the same bins.
+"""One column as counts: of the champion's training rows, and of a window, in the same bins.
 
 A column is a *number* (bins between quantiles of the reference, plus one below its smallest and one above its largest
 value) or a *category* (one bin a value, one for all others, one for null).
@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from evermodel.columns import codes, codes_in, floats, is_text, texts
 from evermodel.monitoring import binning
 from evermodel.monitoring.binning import (
     Ints,
@@ -19,17 +19,14 @@ from evermodel.monitoring.binning import (
     bin_edges,
     category_counts,
     finite,
-    is_text,
     longest_run,
-    numbers,
-    texts,
 )
 from evermodel.monitoring.statistics import Floats
-from evermodel.monitoring.validity import Declared, foreign_share, outside_share
+from evermodel.monitoring.validity import DeclaredValues, foreign_share, outside_share
 from evermodel.records import Artifact
 
 CATEGORIES = 50
-STARTS_TO_VARY = 0.01  # share of rows that differ from the constant
+STARTS_TO_VARY = 0.01  # at least this share of the rows differs from the constant
 
 
 class ColumnReference(Artifact):
@@ -48,8 +45,8 @@ class ColumnReference(Artifact):
     mean: float | None = None
     deviation: float | None = None
     magnitude: float | None = None  # median of |x|
-    longest_run: int = 0  # rows in a row, in order of time, with one value
-    outside: float = 0.0  # share of values beyond what the use case declares
+    longest_run: int = 0  # consecutive rows, in order of time, with one value
+    outside: float = 0.0  # share of values outside the declared bounds or values
 
     @property
     def valid(self) -> int:
@@ -59,7 +56,7 @@ class ColumnReference(Artifact):
 def number_reference(
     name: str, values: Floats, *, bins: int, fine: bool = False, outside: float = 0.0
 ) -> ColumnReference:
-    """Of values[n], in order of time; nan and infinities are missing."""
+    """The reference of values[n], in order of time; nan and infinities are missing."""
     kept = finite(values)
     if len(kept) == 0:
         return ColumnReference(
@@ -86,12 +83,11 @@ def number_reference(
 
 
 def category_reference(name: str, array: pa.Array, *, outside: float = 0.0) -> ColumnReference:
-    """Of text; the 50 most frequent values get a bin each."""
-    encoded = array.dictionary_encode()
-    codes = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
-    counts = np.bincount(codes[codes >= 0], minlength=len(encoded.dictionary))
-    order = np.lexsort((np.asarray(encoded.dictionary.to_pylist(), dtype=object), -counts))[:CATEGORIES]
-    categories = tuple(encoded.dictionary[int(index)].as_py() for index in order)
+    """The reference of a text column; each of the 50 most frequent values gets a bin."""
+    row_codes, distinct = codes(array)
+    counts = np.bincount(row_codes[row_codes >= 0], minlength=len(distinct))
+    order = np.lexsort((np.asarray(distinct.to_pylist(), dtype=object), -counts))[:CATEGORIES]
+    categories = tuple(distinct[int(index)].as_py() for index in order)
     return ColumnReference(
         column=name,
         kind="category",
@@ -99,8 +95,8 @@ def category_reference(name: str, array: pa.Array, *, outside: float = 0.0) -> C
         counts=tuple(category_counts(array, categories).tolist()),
         rows=len(array),
         null_share=array.null_count / max(len(array), 1),
-        constant=len(encoded.dictionary) <= 1,
-        longest_run=longest_run(codes),
+        constant=len(distinct) <= 1,
+        longest_run=longest_run(row_codes),
         outside=outside,
     )
 
@@ -112,13 +108,13 @@ def column_reference(
     bins: int,
     fine: bool = False,
     kind: Literal["number", "category"] | None = None,
-    allowed: Declared = Declared(),
+    allowed: DeclaredValues = DeclaredValues(),
 ) -> ColumnReference:
-    """Of one column, in order of time; `kind` None: a category where it holds text."""
-    if kind == "category" or is_text(array):
+    """The reference of one column, in order of time. If `kind` is None, text is a category."""
+    if kind == "category" or is_text(array.type):
         text = texts(array)
         return category_reference(name, text, outside=foreign_share(text, allowed))
-    values = numbers(array)
+    values = floats(array)
     return number_reference(name, values, bins=bins, fine=fine, outside=outside_share(finite(values), allowed))
 
 
@@ -126,36 +122,32 @@ def column_reference(
 
 
 def fits(reference: ColumnReference, array: pa.ChunkedArray) -> bool:
-    """Whether the column's type can be compared with the reference: a number is no text."""
-    return reference.kind == "category" or not is_text(array)
+    """Whether the column's type fits the reference: text isn't compared with numbers."""
+    return reference.kind == "category" or not is_text(array.type)
 
 
 def column_counts(reference: ColumnReference, array: pa.ChunkedArray) -> Ints:
     """The window's rows in the reference's bins → int64[bins]."""
     if reference.kind == "category":
         return category_counts(texts(array), reference.categories)
-    values = numbers(array)
-    if not reference.edges:  # the reference held no value at all
+    values = floats(array)
+    if not reference.edges:  # the reference has no value at all
         return np.array([len(finite(values))], dtype=np.int64)
     return bin_counts(values, np.asarray(reference.edges))
 
 
 def bin_codes(reference: ColumnReference, array: pa.ChunkedArray) -> Ints:
-    """Each row's bin → int64[n]; one more than the last bin where a number is missing."""
+    """Each row's bin → int64[n]; a missing number gets one more than the last bin."""
     if reference.kind == "category":
-        found = pc.index_in(texts(array), value_set=pa.array(reference.categories, pa.string()))
-        missing = np.asarray(pc.is_null(array).to_numpy(), dtype=np.bool_)
-        codes = np.asarray(
-            pc.fill_null(found, len(reference.categories)).to_numpy(zero_copy_only=False), dtype=np.int64
-        )
-        return np.where(missing, len(reference.categories) + 1, codes)
-    values = numbers(array)
-    codes = np.searchsorted(np.asarray(reference.edges), values, side="right").astype(np.int64)
-    return np.where(np.isfinite(values), codes, len(reference.counts))
+        size = len(reference.categories)
+        return codes_in(array, reference.categories, other=size, null=size + 1)
+    values = floats(array)
+    bins = np.searchsorted(np.asarray(reference.edges), values, side="right").astype(np.int64)
+    return np.where(np.isfinite(values), bins, len(reference.counts))
 
 
 def varies(reference: ColumnReference, counts: Ints) -> bool:
-    """A constant (or empty) column of the reference holds something else in 1 % of the window's rows."""
+    """Whether a constant (or empty) column of the reference has another value in 1 % of the window's rows."""
     if not reference.constant:
         return False
     total = int(counts.sum())

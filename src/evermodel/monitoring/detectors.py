@@ -1,4 +1,4 @@
-"""River's change detectors over one stream: where did it change? Thin, so that each answer is river's own.
+"""River's change detectors: the positions at which a stream changes. A thin layer: each result is river's own.
 
 `adwin`, `kswin` and `page_hinkley` take numbers; `ddm`, `eddm`, `hddm_a` and `hddm_w` take a model's errors (1 wrong,
 0 right). Parameters are river's, by its names (`delta`, `alpha`, `seed`, `warm_start`, …).
@@ -38,15 +38,15 @@ def _build(name: str, parameters: dict[str, Any]) -> Any:
 
 
 def detect(name: str, stream: Iterable[float], **parameters: Any) -> list[int]:
-    """The positions (from 0) at which the detector says that the stream has changed.
+    """The positions (from 0) at which the detector reports a change of the stream.
 
-    DataError where the detector or a parameter is unknown, or one on errors gets a value that is neither 0 nor 1.
+    DataError if the detector or a parameter is unknown, or if a detector on errors gets a value other than 0 or 1.
     """
     return _positions(name, stream, parameters, "drift_detected")
 
 
 def warnings(name: str, stream: Iterable[float], **parameters: Any) -> list[int]:
-    """The positions at which a detector on errors (`ddm`, `eddm`, `hddm_a`, `hddm_w`) begins to suspect a change."""
+    """The positions at which a detector on errors (`ddm`, `eddm`, `hddm_a`, `hddm_w`) starts to warn of a change."""
     if name not in _ON_ERRORS:
         raise DataError(f"detector {name!r} has no warning zone; {nearest(name, _ON_ERRORS)}")
     return _positions(name, stream, parameters, "warning_detected")

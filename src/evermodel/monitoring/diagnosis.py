@@ -1,19 +1,20 @@
-"""What happened, before anybody acts on it. Broken data first: no model is to be trained on it.
+"""The diagnosis of a window, before anything acts on it. Broken data comes first: no model may train on it.
 
-| word            | when                                                                                             |
-|-----------------|--------------------------------------------------------------------------------------------------|
-| broken_data     | any finding of `quality`                                                                         |
-| label_shift     | the base rate moved, P(score or input | label) didn't: what moved of the inputs, the mix of labels explains |
-| covariate_shift | inputs moved                                                                                     |
-| concept_shift   | inputs didn't move, and the loss or the labels at equal scores did; needs matured labels         |
-| unknown         | none of these can be told                                                                        |
+| word            | when                                                                                                   |
+|-----------------|--------------------------------------------------------------------------------------------------------|
+| broken_data     | `quality` finds a fault                                                                                |
+| label_shift     | the base rate moved, P(score or input | label) didn't: the mix of labels explains the moves of the inputs |
+| covariate_shift | inputs moved                                                                                           |
+| concept_shift   | inputs didn't move, but the loss or the labels at equal scores did; needs matured labels               |
+| unknown         | none of these                                                                                          |
 
-Each test is on counts (`outcomes`), so its false alarms are known: one in a thousand where nothing happened.
+Each test is on counts (`label_shift`) with a known rate of false alarms: one in a thousand if nothing happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,34 +23,33 @@ import pyarrow as pa
 from evermodel.monitoring import label_shift, statistics
 from evermodel.monitoring.column_counts import column_counts, fits
 from evermodel.monitoring.drift import SIGNIFICANCE, Reference
-from evermodel.monitoring.label_shift import Answers, Comparison, LabelReference
-from evermodel.monitoring.performance import Performance, first_classes, score_of
+from evermodel.monitoring.label_shift import Comparison, LabelReference, Predictions
+from evermodel.monitoring.performance import Performance, best_classes, score_of
 from evermodel.records import Diagnosis, DriftScore
 from evermodel.use_case import UseCase
 
-SURE = 3.0  # standard errors that the metric has to fall by for it to be the concept and not chance
+SURE = 3.0  # the metric must fall by so many standard errors to count as a change of the concept
 BASE_CHANGE = 0.2  # of the base rate, relative: a smaller move is no label shift
 
 
-def diagnose(
-    use_case: UseCase,
-    served: pa.Table,
-    reference: Reference,
-    drift: Sequence[DriftScore],
-    quality: Mapping[str, float],
-    performance: Performance,
-    comparisons: Sequence[Comparison] | None = None,
-) -> tuple[Diagnosis, dict[str, Any]]:
-    """The word and the numbers that it stands on, by name.
+@dataclass(frozen=True)
+class WindowFindings:
+    """What was measured on a window: drift of columns and scores, data faults, the metric, labels against the reference."""
 
-    drift: of the window's columns and scores; quality: the faults found (empty: none); comparisons: of the labels with
-    the reference, made here where not given.
-    """
-    if quality:
-        return "broken_data", {"quality": dict(quality)}
-    moved = moved_columns(drift)
-    if comparisons is None:
-        comparisons = compare_labels(use_case, served, reference)
+    drift: tuple[DriftScore, ...]
+    faults: Mapping[str, float]
+    performance: Performance
+    comparisons: tuple[Comparison, ...]
+
+
+def diagnose(
+    use_case: UseCase, served: pa.Table, reference: Reference, found: WindowFindings
+) -> tuple[Diagnosis, dict[str, Any]]:
+    """The diagnosis, and the numbers that it depends on, by name."""
+    if found.faults:
+        return "broken_data", {"quality": dict(found.faults)}
+    moved = moved_columns(found.drift)
+    performance, comparisons = found.performance, found.comparisons
     evidence: dict[str, Any] = {}
     if moved:
         evidence["columns"] = moved
@@ -57,9 +57,8 @@ def diagnose(
         evidence["labels"] = {item.objective: item.evidence() for item in comparisons}
     if performance.value is not None:
         evidence["performance"] = performance.evidence()
-    inputs = inputs_moved(use_case, reference, drift)
     shifted = next((item for item in comparisons if base_moved(item)), None)
-    if inputs:
+    if inputs_moved(use_case, reference, found.drift):
         if shifted is not None and _mix_explains(served, reference, moved, shifted, use_case):
             return "label_shift", evidence
         return "covariate_shift", evidence
@@ -74,14 +73,14 @@ def diagnose(
     return "unknown", evidence
 
 
-def compare_labels(use_case: UseCase, served: pa.Table, reference: Reference) -> list[Comparison]:
-    """Each objective's known labels against the reference; none where too few are known."""
+def compare_labels(use_case: UseCase, served: pa.Table, reference: Reference) -> tuple[Comparison, ...]:
+    """Each objective's known labels against the reference; objectives with too few of them are left out."""
     found: list[Comparison] = []
     for objective in use_case.objectives:
         before = reference.label(objective.name)
-        scores: Answers | None = score_of(use_case, served, objective.name)
+        scores: Predictions | None = score_of(use_case, served, objective.name)
         if before is not None and before.kind == "category":
-            scores = first_classes(served)
+            scores = best_classes(served)
         elif scores is None and len(use_case.objectives) == 1:
             scores = score_of(use_case, served)
         name = f"label:{objective.label}"
@@ -90,7 +89,7 @@ def compare_labels(use_case: UseCase, served: pa.Table, reference: Reference) ->
         result = label_shift.compare(before, served[name], scores, minimum_rows=use_case.monitoring.minimum_rows)
         if result is not None:
             found.append(result)
-    return found
+    return tuple(found)
 
 
 def moved_columns(drift: Sequence[DriftScore]) -> dict[str, float]:
@@ -107,17 +106,17 @@ def is_prediction(column: str) -> bool:
 
 
 def inputs_moved(use_case: UseCase, reference: Reference, drift: Sequence[DriftScore]) -> bool:
-    """At least the use case's share of the columns that are known drifted, or a constant one starts to vary."""
-    known = [item for item in drift if item.drifted is not None and not is_prediction(item.column)]
-    moved = [item for item in known if item.drifted]
+    """Whether at least the use case's share of the scored columns drifted, or a constant one starts to vary."""
+    scored = [item for item in drift if item.drifted is not None and not is_prediction(item.column)]
+    moved = [item for item in scored if item.drifted]
     constant = {column.column for column in reference.columns if column.constant}
     if any(item.column in constant for item in moved):
         return True
-    return bool(moved) and len(moved) >= use_case.monitoring.drift.share * len(known)
+    return bool(moved) and len(moved) >= use_case.monitoring.drift.share * len(scored)
 
 
 def base_moved(item: Comparison) -> bool:
-    """The label's shares differ by more than chance, and by enough to matter."""
+    """Whether the label's shares differ by more than chance, and by at least BASE_CHANGE."""
     if item.base_p >= SIGNIFICANCE:
         return False
     if item.base is None or item.reference_base is None or item.reference_base <= 0:
@@ -128,14 +127,14 @@ def base_moved(item: Comparison) -> bool:
 def _mix_explains(
     served: pa.Table, reference: Reference, moved: Mapping[str, float], shifted: Comparison, use_case: UseCase
 ) -> bool:
-    """Whether each moved column is what the reference has at each label, in the window's mix of labels."""
+    """Whether the reference at each label, in the window's mix of labels, explains each moved column."""
     before = reference.label(shifted.objective)
     if before is None or not moved or shifted.conditional_p < 0.01:
         return False
-    return all(_explained(served, reference, before, name, shifted, use_case) for name in moved)
+    return all(_mix_explains_column(served, reference, before, name, shifted, use_case) for name in moved)
 
 
-def _explained(
+def _mix_explains_column(
     served: pa.Table, reference: Reference, before: LabelReference, name: str, shifted: Comparison, use_case: UseCase
 ) -> bool:
     column = reference.column(name)

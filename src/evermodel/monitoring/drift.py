@@ -1,10 +1,10 @@
-"""How far a window's columns are from the champion's reference: binned counts, one pass over a column.
+"""Drift: how far a window's columns are from the champion's reference, on binned counts, in one pass over a column.
 
-A `Reference` holds what is needed of the champion's training rows (see `columns`) and no row of them. Missing numbers
-are no drift: their share is data quality's.
+A `Reference` holds counts of the champion's training rows (see `column_counts`), and no row. Missing numbers are no
+drift; `quality` checks their share.
 
-A constant column that starts to vary has moved, by the most that its method can say. What can't be scored (too few
-rows, no values) has score None and drifted None: unknown, which is not "no".
+A constant column that starts to vary has drifted, with the method's extreme score. A column that can't be scored (too
+few rows, no values) has score None and drifted None: unknown, which is not "no".
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from evermodel.columns import floats, ints
 from evermodel.monitoring import statistics
-from evermodel.monitoring.binning import Ints, finite, numbers
+from evermodel.monitoring.binning import Ints, finite
 from evermodel.monitoring.column_counts import ColumnReference, bin_codes, column_counts, column_reference, fits, varies
 from evermodel.monitoring.label_shift import LabelReference, label_reference
 from evermodel.monitoring.statistics import P_VALUES, Floats
-from evermodel.monitoring.validity import Declared, declared, duplicate_share
+from evermodel.monitoring.validity import DeclaredValues, declared_values, duplicate_share
 from evermodel.records import Artifact, DriftScore, Window
+from evermodel.scores import Scores
 from evermodel.use_case import CalendarFeature, ColumnFeature, CrossFeature, UseCase
 
-LABELLED = 200_000  # labelled rows that are looked at; more are thinned
-SIGNIFICANCE = 0.001  # a distance over its threshold that equal distributions show this often is no drift
+MOST_LABELLED = 200_000  # a label reference uses at most about so many rows, evenly in order of time
+SIGNIFICANCE = 0.001  # a distance over its threshold is drift only if its p is below this
 
 
 class Reference(Artifact):
-    """What monitoring compares with: the champion's training rows, its scores of them, its performance at its gate."""
+    """The reference of monitoring: the champion's training rows, its scores of them, its metric at its gate."""
 
     use_case: str
     window: Window
@@ -52,10 +53,10 @@ class Reference(Artifact):
 
 
 def watched_columns(use_case: UseCase) -> dict[str, Literal["number", "category"] | None]:
-    """The feature columns, and whether a number is a name (hashed or embedded: a category). None: as its type says.
+    """The feature columns that are compared, with their kind. A hashed or embedded number is a category. None: by type.
 
-    Parts of the calendar aren't watched: a week in May has moved away from a year, and nothing has happened. Nor is a
-    column that serving always says the same of, such as a position: it varies in training, and never in an answer.
+    Calendar features are left out: a week in May always differs from a whole year. So are columns that serving fixes
+    (`serve_as`), such as a position: they vary in training, and never in an answer.
     """
     unwatched = {
         feature.name
@@ -70,31 +71,29 @@ def watched_columns(use_case: UseCase) -> dict[str, Literal["number", "category"
 def fit_reference(
     use_case: UseCase,
     rows: pa.Table,
-    scores: Mapping[str, Floats],
+    scores: Mapping[str, Scores],
     *,
     performance: float | None,
     window: Window,
-    judged: tuple[pa.Table, Mapping[str, Floats]] | None = None,
-    classes: Mapping[str, tuple[str, ...]] | None = None,
+    gate: tuple[pa.Table, Mapping[str, Scores]] | None = None,
 ) -> Reference:
-    """From the champion's training rows and its scores of them by objective: float64[n], or [n, C] of a category.
+    """The reference from the champion's training rows and its scores of them, by objective.
 
-    performance: the champion's metric at its gate. judged: rows that it was not trained on (its gate's) with its
-    scores of them; what labels mean at a score is taken from them where they are given, as a model knows the rows
-    that it was trained on too well. classes: a category's, in the order of its scores' columns;
-    without them nothing is known of which class is put first.
+    performance: the champion's metric at its gate. gate: rows that it wasn't trained on, with its scores of them. The
+    labels at each score are taken from these rows if they have enough labels, because a model fits its training rows
+    too well.
     """
     settings = use_case.monitoring.drift
     fine = settings.method in ("ks", "wasserstein")
-    allowed = declared(use_case)
+    allowed = declared_values(use_case)
     columns = tuple(
         column_reference(
-            name, rows[name], bins=settings.bins, fine=fine, kind=kind, allowed=allowed.get(name, Declared())
+            name, rows[name], bins=settings.bins, fine=fine, kind=kind, allowed=allowed.get(name, DeclaredValues())
         )
         for name, kind in watched_columns(use_case).items()
         if name in rows.column_names
     )
-    labelled, known_scores = judged if judged is not None and _labelled(use_case, judged[0]) else (rows, scores)
+    labelled, label_scores = gate if gate is not None and _has_labels(use_case, gate[0]) else (rows, scores)
     return Reference(
         use_case=use_case.name,
         window=window,
@@ -102,59 +101,56 @@ def fit_reference(
         columns=columns,
         scores=tuple(
             column_reference(name, pa.chunked_array([values]), bins=settings.bins, fine=fine)
-            for name, values in score_columns(use_case, scores, classes or {}).items()
+            for name, values in score_columns(use_case, scores).items()
         ),
-        labels=_label_references(use_case, labelled, known_scores, columns, classes or {}),
+        labels=_label_references(use_case, labelled, label_scores, columns),
         performance=performance,
         duplicates=duplicate_share(use_case, rows),
     )
 
 
-def _labelled(use_case: UseCase, rows: pa.Table) -> bool:
+def _has_labels(use_case: UseCase, rows: pa.Table) -> bool:
     names = [f"label:{label.name}" for label in use_case.labels if f"label:{label.name}" in rows.column_names]
     return any(rows.num_rows - rows[name].null_count >= use_case.monitoring.minimum_rows for name in names)
 
 
-def score_columns(
-    use_case: UseCase, scores: Mapping[str, Floats], classes: Mapping[str, tuple[str, ...]]
-) -> dict[str, pa.Array]:
-    """What the request log holds of an answer: `score:<objective>`, and the combined `score` of several.
+def score_columns(use_case: UseCase, scores: Mapping[str, Scores]) -> dict[str, pa.Array]:
+    """The columns of the request log for these scores: `score:<objective>`, and the combined `score` of several.
 
-    Of a category the score of the class put first, and that class as `class:<objective>` where the classes are given.
+    For a category: the score of the best class, and that class as `class:<objective>`.
     """
     found: dict[str, pa.Array] = {}
     combined: Floats | None = None
     for objective in use_case.objectives:
-        values = scores.get(objective.name)
-        if values is None:
+        own = scores.get(objective.name)
+        if own is None:
             continue
-        if values.ndim == 2:
-            found[f"score:{objective.name}"] = pa.array(values.max(axis=1, initial=0.0), pa.float64())
-            if names := classes.get(objective.name):
-                found[f"class:{objective.name}"] = _first_class(values, names)
-            continue
-        found[f"score:{objective.name}"] = pa.array(values, pa.float64())
-        combined = objective.weight * values + (0.0 if combined is None else combined)
+        found[f"score:{objective.name}"] = pa.array(own.best, pa.float64())
+        if own.is_category:
+            found[f"class:{objective.name}"] = _best_class(own)
+        else:
+            combined = objective.weight * own.values + (0.0 if combined is None else combined)
     if combined is not None and len(use_case.objectives) > 1:
         found["score"] = pa.array(combined, pa.float64())
     return found
 
 
-def _first_class(values: Floats, names: tuple[str, ...]) -> pa.Array:
-    return pa.array(names, pa.string()).take(pa.array(values.argmax(axis=1)))
+def _best_class(scores: Scores) -> pa.Array:
+    return pa.array(scores.classes, pa.string()).take(pa.array(scores.values.argmax(axis=1)))
 
 
 def _label_references(
     use_case: UseCase,
     rows: pa.Table,
-    scores: Mapping[str, Floats],
+    scores: Mapping[str, Scores],
     columns: tuple[ColumnReference, ...],
-    classes: Mapping[str, tuple[str, ...]],
 ) -> tuple[LabelReference, ...]:
-    step = max(1, rows.num_rows // LABELLED)
+    step = max(1, rows.num_rows // MOST_LABELLED)
+    sampled = np.arange(0, rows.num_rows, step)
     if step > 1:
-        rows = rows.take(pa.array(np.arange(0, rows.num_rows, step)))
-    spans = np.asarray(pc.cast(rows["event_time"], pa.int64()).to_numpy()) // use_case.monitoring.window
+        rows = rows.take(pa.array(sampled))
+        scores = {name: values.take(sampled) for name, values in scores.items()}
+    spans = ints(rows["event_time"]) // use_case.monitoring.window_length
     codes = {
         column.column: (bin_codes(column, rows[column.column]), len(column.counts) + 1)
         for column in columns
@@ -165,16 +161,14 @@ def _label_references(
         name = f"label:{objective.label}"
         if objective.name not in scores or name not in rows.column_names:
             continue
-        values = np.asarray(scores[objective.name], dtype=np.float64)[::step]
-        if values.ndim == 2 and objective.name not in classes:
-            continue
+        own = scores[objective.name]
         found.append(
             label_reference(
                 objective=objective.name,
                 label=objective.label,
                 kind=use_case.label(objective.label).type,
                 labels=rows[name],
-                scores=values if values.ndim == 1 else _first_class(values, classes[objective.name]),
+                scores=_best_class(own) if own.is_category else own.values,
                 columns=codes,
                 spans=spans,
             )
@@ -186,7 +180,7 @@ def _label_references(
 
 
 def method_of(reference: ColumnReference, method: str) -> str:
-    """What is used: categories have no order, so `chi2` stands in for `ks`, and `jensen_shannon` for `wasserstein`."""
+    """The method for a column. Categories have no order: `chi2` replaces `ks`, and `jensen_shannon` `wasserstein`."""
     if reference.kind == "category":
         return {"ks": "chi2", "wasserstein": "jensen_shannon"}.get(method, method)
     return method
@@ -200,11 +194,11 @@ def drift_scores(
     threshold: float,
     minimum_rows: int,
 ) -> list[DriftScore]:
-    """Each column of a window (a table that holds them by name) against its reference.
+    """Each column of a window's table against its reference.
 
-    A distance drifts from its threshold on, where besides equal distributions would show it in fewer than one of
-    1,000 windows of that size; a p (`ks`, `chi2`) below its threshold. Score and drifted are None where the column is
-    absent or of another type, or where either side knows fewer than `minimum_rows` values.
+    A column has drifted if its distance reaches the threshold, and equal distributions would show it in fewer than one
+    of 1,000 windows of that size; with `ks` and `chi2`, if p is below the threshold. Score and drifted are None if the
+    column is absent or of another type, or if either side has fewer than `minimum_rows` values.
     """
     present = [item for item in references if item.column in table.column_names and fits(item, table[item.column])]
     counts = {item.column: column_counts(item, table[item.column]) for item in present}
@@ -214,7 +208,7 @@ def drift_scores(
     found: dict[str, DriftScore] = {}
     for used in {method_of(item, method) for item in scored}:
         group = [item for item in scored if method_of(item, method) == used]
-        found |= _scored(group, counts, moving, table, used, threshold)
+        found |= _score_group(group, counts, moving, table, used, threshold)
     return [
         found.get(
             item.column,
@@ -226,7 +220,7 @@ def drift_scores(
     ]
 
 
-def _scored(
+def _score_group(
     group: Sequence[ColumnReference],
     counts: Mapping[str, Ints],
     moving: set[str],
@@ -237,7 +231,7 @@ def _scored(
     before = _padded([np.asarray(item.counts) for item in group])
     now = _padded([counts[item.column] for item in group])
     if method == "wasserstein":
-        values = [finite(numbers(table[item.column])) for item in group]
+        values = [finite(floats(table[item.column])) for item in group]
         edges = _edges(group, before.shape[1] - 1)
         scores = statistics.wasserstein(
             before,
@@ -270,7 +264,7 @@ def _scored(
 
 
 def _padded(counts: Sequence[Ints]) -> Ints:
-    """Rows of different lengths → int64[c, longest], zeros behind."""
+    """Rows of different lengths → int64[c, longest], padded with zeros."""
     result = np.zeros((len(counts), max(map(len, counts))), dtype=np.int64)
     for row, values in zip(result, counts, strict=True):
         row[: len(values)] = values
@@ -278,7 +272,7 @@ def _padded(counts: Sequence[Ints]) -> Ints:
 
 
 def _edges(group: Sequence[ColumnReference], width: int) -> Floats:
-    """float64[c, width], the last edge repeated; 0 where the reference held no value."""
+    """float64[c, width], padded with the last edge; 0 if the reference has no value."""
     result = np.zeros((len(group), max(width, 1)))
     for row, item in zip(result, group, strict=True):
         if item.edges:

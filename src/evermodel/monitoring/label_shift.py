@@ -1,15 +1,15 @@
-"""Labels and scores together: has the base rate moved, or what a score means?
+"""Labels and scores together: did the base rate move, or the meaning of a score?
 
-A `LabelReference` holds the joint counts of (label bin, score bin) over rows that the champion answered. A window's
-joint counts are compared in three ways, each a test of homogeneity on counts, so that no row of the reference is kept:
+A `LabelReference` holds the joint counts of (label bin, score bin) over rows that the champion scored. A window's
+joint counts are compared in three ways. Each is a test of homogeneity on counts, so no row of the reference is kept:
 
 - base: the label's own shares;
-- conditional: P(score | label) in each label bin. It stays where only the base rate moved (label shift);
-- calibration: P(label | score) in each score bin. It stays where only the inputs moved (covariate shift), and moves
-  with the concept. (Lipton et al. 2018 and Moreno-Torres et al. 2012 have the terms.)
+- conditional: P(score | label) in each label bin. It is stable if only the base rate moves (label shift);
+- calibration: P(label | score) in each score bin. It is stable if only the inputs move (covariate shift), and moves
+  with the concept. (For the terms see Lipton et al. 2018 and Moreno-Torres et al. 2012.)
 
-Labels and residuals that follow each other in time carry less news than their number says: statistics are divided by
-a dispersion that the reference measured (quasi-likelihood; McCullagh & Nelder 1989, 4.5).
+Labels and residuals are correlated in time, so rows carry less information than their number suggests. Statistics are
+divided by a dispersion that is measured on the reference (quasi-likelihood; McCullagh & Nelder 1989, 4.5).
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evermodel.columns import codes_in, floats, valid_mask
 from evermodel.monitoring import binning, statistics
 from evermodel.monitoring.binning import Ints
 from evermodel.monitoring.statistics import Floats
 from evermodel.records import Artifact
 
 SCORE_BINS = 10
-LABEL_BINS = 4  # of a number
+LABEL_BINS = 4  # of a number label
 _TINY = 1e-7
-LABEL_CLASSES = 50  # of a category: the most frequent; all others count as one
-ENOUGH_SPANS = 8  # of the monitoring window's length, for the dispersion to be read off them
+LABEL_CLASSES = 50  # of a category label: the most frequent; all others count as one
+ENOUGH_SPANS = 8  # the dispersion needs at least so many spans of the monitoring window's length
 
-Answers: TypeAlias = Any  # Floats, a score a row; or pa.Array of text, of a category the class that was put first
+Predictions: TypeAlias = Any  # Floats, one score a row; of a category pa.Array of text, the best class of each row
 
 
 class LabelReference(Artifact):
-    """One objective's label against its score, on rows that the champion answered."""
+    """One objective's label against its score, on rows that the champion scored."""
 
     objective: str
     label: str
     kind: Literal["binary", "number", "category"]
     label_edges: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
-    score_edges: tuple[float, ...] = ()  # of a category: none, a bin is the class that was put first
+    score_edges: tuple[float, ...] = ()  # empty for a category: a bin is the best class
     joint: tuple[tuple[int, ...], ...]  # [label bin][score bin]
-    score_means: tuple[float, ...] = ()  # mean score and mean label of each score bin that holds rows
+    score_means: tuple[float, ...] = ()  # mean score and mean label of each score bin with rows
     label_means: tuple[float, ...] = ()
     columns: dict[str, tuple[tuple[int, ...], ...]] = {}  # noqa: RUF012 — [label bin][bin of the column]
-    base: float | None = None  # mean label; None of a category
+    base: float | None = None  # mean label; None for a category
     loss: float | None = None  # log loss, squared error
     dispersion: float = 1.0
     residual_dispersion: float = 1.0
@@ -62,7 +63,7 @@ class LabelReference(Artifact):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A window's labelled rows against the reference; p where 1 is no evidence of a move."""
+    """A window's labelled rows against the reference. Each p is that of no move."""
 
     objective: str
     rows: int
@@ -72,7 +73,7 @@ class Comparison:
     base_p: float
     conditional_p: float
     calibration_p: float
-    calibration_shift: float  # mean |label − what the reference has at this score|, signed within a bin
+    calibration_shift: float  # mean |label − the reference's label at this score|, signed within a bin
     loss: float | None
     reference_loss: float | None
     label_counts: Ints
@@ -93,41 +94,30 @@ class Comparison:
         return {key: float(value) for key, value in found.items() if value is not None and np.isfinite(value)}
 
 
-def known(labels: pa.ChunkedArray | pa.Array) -> NDArray[np.bool_]:
-    """bool[n]: the label is there."""
-    return np.asarray(
-        pc.is_valid(labels).to_numpy(zero_copy_only=False)
-        if isinstance(labels, pa.Array)
-        else pc.is_valid(labels).to_numpy()
-    )
-
-
 def _label_codes(labels: pa.ChunkedArray, kind: str, edges: tuple[float, ...], classes: tuple[str, ...]) -> Ints:
     """Bin of each known label → int64[n]."""
     if kind == "category":
-        codes = pc.fill_null(pc.index_in(labels, value_set=pa.array(classes, pa.string())), len(classes))
-        return np.asarray(codes.to_numpy(), dtype=np.int64)
-    values = binning.numbers(labels)
+        return codes_in(labels, classes, other=len(classes), null=len(classes))
+    values = floats(labels)
     if kind == "binary":
         return (values > 0.5).astype(np.int64)
     return np.searchsorted(np.asarray(edges), values, side="right").astype(np.int64)
 
 
-def _score_codes(scores: Answers, edges: tuple[float, ...], classes: tuple[str, ...]) -> Ints:
+def _score_codes(scores: Predictions, edges: tuple[float, ...], classes: tuple[str, ...]) -> Ints:
     if isinstance(scores, pa.Array):
-        codes = pc.fill_null(pc.index_in(scores, value_set=pa.array(classes, pa.string())), len(classes))
-        return np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64)
+        return codes_in(scores, classes, other=len(classes), null=len(classes))
     return np.asarray(np.searchsorted(np.asarray(edges), scores, side="right"), dtype=np.int64)
 
 
-def _answered(scores: Answers) -> NDArray[np.bool_]:
-    """bool[n]: there is a score, or a class."""
+def _has_prediction(scores: Predictions) -> NDArray[np.bool_]:
+    """bool[n]: the score is finite, or the class isn't null."""
     if isinstance(scores, pa.Array):
-        return np.asarray(pc.is_valid(scores).to_numpy(zero_copy_only=False), dtype=np.bool_)
+        return valid_mask(scores)
     return np.asarray(np.isfinite(scores), dtype=np.bool_)
 
 
-def _kept(scores: Answers, keep: NDArray[np.bool_]) -> Answers:
+def _filter(scores: Predictions, keep: NDArray[np.bool_]) -> Predictions:
     return scores.filter(pa.array(keep)) if isinstance(scores, pa.Array) else scores[keep]
 
 
@@ -135,15 +125,15 @@ def _joint(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Ints:
     return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
 
-def _loss(kind: str, labels: pa.ChunkedArray, scores: Answers) -> float | None:
-    """Mean log loss or squared error; None of a category, or where the scores are no probabilities."""
+def _loss(kind: str, labels: pa.ChunkedArray, scores: Predictions) -> float | None:
+    """Mean log loss or squared error; None for a category, or if the scores are no probabilities."""
     if isinstance(scores, pa.Array):
         return None
     if kind == "number":
-        return float(np.mean((binning.numbers(labels) - scores) ** 2))
+        return float(np.mean((floats(labels) - scores) ** 2))
     if scores.min() < 0 or scores.max() > 1:
         return None
-    positive = binning.numbers(labels) > 0.5
+    positive = floats(labels) > 0.5
     return float(-np.log(np.clip(np.where(positive, scores, 1 - scores), _TINY, 1)).mean())
 
 
@@ -153,20 +143,20 @@ def label_reference(
     label: str,
     kind: Literal["binary", "number", "category"],
     labels: pa.ChunkedArray,
-    scores: Answers,
+    scores: Predictions,
     columns: Mapping[str, tuple[Ints, int]] | None = None,
     spans: Ints | None = None,
 ) -> LabelReference | None:
-    """From labels[n] (null: left out) and scores[n], or the classes put first; None where no row has both.
+    """From labels[n] (nulls are left out) and scores[n], or the best classes; None if no row has both.
 
-    columns: for each column its rows' bins and their number. spans: which monitoring window each row falls into.
+    columns: for each column the bin of each row, and the number of bins. spans: each row's monitoring window.
     """
-    keep = known(labels) & _answered(scores)
+    keep = valid_mask(labels) & _has_prediction(scores)
     if not keep.any():
         return None
-    labels, scores = labels.filter(pa.array(keep)), _kept(scores, keep)
+    labels, scores = labels.filter(pa.array(keep)), _filter(scores, keep)
     classes = _frequent(labels) if kind == "category" else ()
-    numbers = binning.numbers(labels) if kind != "category" else None
+    numbers = floats(labels) if kind != "category" else None
     label_edges = (
         () if kind != "number" or numbers is None else tuple(binning.bin_edges(numbers, bins=LABEL_BINS)[1:-1])
     )
@@ -183,8 +173,8 @@ def label_reference(
         by_cell = np.bincount(cells, numbers, minlength=num_cells) / np.maximum(count, 1)
         score_means = tuple((np.bincount(cells, scores, minlength=num_cells)[used] / count[used]).tolist())
         label_means = tuple(by_cell[used].tolist())
-        dispersion = max(_inertia(numbers), _between(rows, num_labels, spans, keep))
-        residual = _inertia(numbers - by_cell[cells])
+        dispersion = max(_autocorrelation_factor(numbers), _span_dispersion(rows, num_labels, spans, keep))
+        residual = _autocorrelation_factor(numbers - by_cell[cells])
     return LabelReference(
         objective=objective,
         label=label,
@@ -216,8 +206,8 @@ def _nested(counts: Ints) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in counts.tolist())
 
 
-def _inertia(values: Floats) -> float:
-    """(1 + ρ) / (1 − ρ) of the lag-1 autocorrelation ρ: how many rows carry the news of one; 1 where ρ may be 0."""
+def _autocorrelation_factor(values: Floats) -> float:
+    """(1 + ρ) / (1 − ρ) of the lag-1 autocorrelation ρ: how many rows count as one; 1 if ρ isn't significant."""
     centred = values - values.mean()
     power = float(centred @ centred)
     if len(values) < 30 or power == 0:
@@ -228,8 +218,8 @@ def _inertia(values: Floats) -> float:
     return (1 + correlation) / max(1 - correlation, 0.01)
 
 
-def _between(rows: Ints, num_labels: int, spans: Ints | None, keep: NDArray[np.bool_]) -> float:
-    """Pearson's statistic of (span × label) over its degrees of freedom: how much more than chance base rates vary."""
+def _span_dispersion(rows: Ints, num_labels: int, spans: Ints | None, keep: NDArray[np.bool_]) -> float:
+    """Pearson's statistic of (span × label) over its degrees of freedom: 1 if base rates vary by chance only."""
     if spans is None:
         return 1.0
     _, codes, sizes = np.unique(spans[keep], return_inverse=True, return_counts=True)
@@ -243,27 +233,27 @@ def _between(rows: Ints, num_labels: int, spans: Ints | None, keep: NDArray[np.b
     return max(1.0, statistic / freedom) if freedom > 0 else 1.0
 
 
-def _conditional(first: Ints, second: Ints, dispersion: float) -> float:
-    """p that each row of the two tables comes from one distribution, row by row."""
+def _conditional_p(first: Ints, second: Ints, dispersion: float) -> float:
+    """p that in each row the two tables come from one distribution."""
     statistic, freedom = statistics.homogeneity(first, second)
     return float(statistics.p_value(float(statistic.sum()) / dispersion, float(freedom.sum())))
 
 
 def compare(
-    reference: LabelReference, labels: pa.ChunkedArray, scores: Answers, *, minimum_rows: int
+    reference: LabelReference, labels: pa.ChunkedArray, scores: Predictions, *, minimum_rows: int
 ) -> Comparison | None:
-    """A window's labels[n] (null: unknown) and scores against the reference; None where too few rows have both."""
-    keep = known(labels) & _answered(scores)
+    """A window's labels[n] (null: unknown) and scores against the reference; None if too few rows have both."""
+    keep = valid_mask(labels) & _has_prediction(scores)
     rows = int(keep.sum())
     if rows < minimum_rows or reference.rows < minimum_rows:
         return None
-    labels, scores = labels.filter(pa.array(keep)), _kept(scores, keep)
+    labels, scores = labels.filter(pa.array(keep)), _filter(scores, keep)
     before = np.asarray(reference.joint, dtype=np.int64)
     codes = _label_codes(labels, reference.kind, reference.label_edges, reference.classes)
     cells = _score_codes(scores, reference.score_edges, reference.classes)
     now = _joint(codes, cells, (before.shape[0], before.shape[1]))
     base_statistic, freedom = statistics.homogeneity(before.sum(axis=1), now.sum(axis=1))
-    numbers = None if reference.kind == "category" else binning.numbers(labels)
+    numbers = None if reference.kind == "category" else floats(labels)
     shift = 0.0
     if numbers is not None and reference.label_means:
         expected = np.interp(scores, reference.score_means, reference.label_means)
@@ -276,8 +266,8 @@ def compare(
         reference_base=reference.base,
         base_distance=float(statistics.jensen_shannon(before.sum(axis=1), now.sum(axis=1))),
         base_p=float(statistics.p_value(float(base_statistic) / reference.dispersion, freedom)),
-        conditional_p=_conditional(before, now, reference.dispersion),
-        calibration_p=_conditional(before.T, now.T, reference.residual_dispersion),
+        conditional_p=_conditional_p(before, now, reference.dispersion),
+        calibration_p=_conditional_p(before.T, now.T, reference.residual_dispersion),
         calibration_shift=shift,
         loss=_loss(reference.kind, labels, scores),
         reference_loss=reference.loss,
@@ -285,10 +275,10 @@ def compare(
     )
 
 
-def calibrated(reference: LabelReference, scores: Floats) -> Floats:
-    """P(label = 1 | score) of a binary objective, as the reference's labels turned out: the score, corrected.
+def calibrate(reference: LabelReference, scores: Floats) -> Floats:
+    """P(label = 1 | score) of a binary objective: the score, corrected by the reference's labels.
 
-    The correction is straight between the reference's score bins, and their outermost one beyond them.
+    The correction is linear between the reference's score bins, and constant beyond the outermost ones.
     """
     means = np.asarray(reference.score_means)
     correction = np.interp(scores, means, np.asarray(reference.label_means) - means)

@@ -1,9 +1,9 @@
-"""A window's report as an Evidently snapshot: HTML to read, and a run of a project in an Evidently workspace.
+"""A window's report as an Evidently snapshot: an HTML page, and a run of a project in an Evidently workspace.
 
-The only module that imports evidently, and only when a report is written: the import takes ten seconds. Scores are not
-computed again: Evidently's own drift metrics are filled with those of the `MonitoringReport`, which are of all rows on
-binned counts; its pictures and summaries are of samples. One empty column would stop a report, so columns without a
-value on either side are left out of it, and named in its metadata.
+The only module that imports evidently, and only when a report is written, because the import takes ten seconds. Drift
+scores aren't computed again: Evidently's metrics show those of the `MonitoringReport`, from the binned counts of all
+rows; its charts and summaries use samples. A column that is empty on one side would stop a report, so it is left out
+and named in the metadata.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from evermodel import storage
+from evermodel.columns import floats, is_text, texts
 from evermodel.errors import DataError
-from evermodel.monitoring import binning
 from evermodel.monitoring.drift import watched_columns
 from evermodel.monitoring.statistics import P_VALUES
 from evermodel.records import DriftScore, MonitoringReport
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE = 20_000
-STATTEST = "evermodel_binned"
+STAT_TEST = "evermodel_binned"
 
 
 def write_report(
@@ -41,29 +41,29 @@ def write_report(
     out: str | Path,
     workspace: str | Path | None = None,
 ) -> str:
-    """Write the window's Evidently report to `out` (path or URI of an HTML file); its URI.
+    """Write the window's Evidently report to `out` (path or URI of an HTML file); returns its URI.
 
-    reference_rows: the champion's training rows, or a sample of them, for the pictures. workspace: a local folder; the
-    snapshot is added to its project of the use case's name, at the window's end. DataError where no column of the
-    window can be shown.
+    reference_rows: the champion's training rows, or a sample of them, for the charts. workspace: a local folder; the
+    snapshot is added to the project with the use case's name, at the window's end. DataError if no column of the window
+    can be shown.
     """
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    current, before, left_out = sanitised(use_case, report, served, reference_rows)
+    current, before, left_out = comparable_columns(use_case, report, served, reference_rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # evidently and what it draws with warn of each other's deprecations
+        warnings.simplefilter("ignore")  # deprecation warnings of evidently and of its chart library
         snapshot = _snapshot(report, current, before, left_out)
         storage.write_text(out, snapshot.get_html_str(as_iframe=False))
         if workspace is not None:
-            _add(use_case, snapshot, Path(workspace))
+            _add_to_workspace(use_case, snapshot, Path(workspace))
     return str(out)
 
 
-def sanitised(
+def comparable_columns(
     use_case: UseCase, report: MonitoringReport, served: pa.Table, reference_rows: pa.Table
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Samples of the window and the reference with the columns that both hold values of, and those left out."""
+    """Samples of the window and the reference with the columns that have values in both, and the names left out."""
     names = [*watched_columns(use_case), *(item.column for item in report.drift)]
-    current, before = _thinned(served), _thinned(reference_rows)
+    current, before = _sample_rows(served), _sample_rows(reference_rows)
     shown: dict[str, tuple[Any, Any]] = {}
     left_out: list[str] = []
     for name in dict.fromkeys(names):
@@ -73,14 +73,16 @@ def sanitised(
         else:
             shown[name] = pair
     if not shown:
-        raise DataError(f"{use_case.name}: no column of {report.window} holds a value on both sides; nothing to report")
+        raise DataError(
+            f"{use_case.name}: no column of {report.window} has values in the window and the reference; nothing to report"
+        )
     import pandas as pd
 
     first = pd.DataFrame({name: pair[0] for name, pair in shown.items()})
     return first, pd.DataFrame({name: pair[1] for name, pair in shown.items()}), left_out
 
 
-def _thinned(table: pa.Table) -> pa.Table:
+def _sample_rows(table: pa.Table) -> pa.Table:
     """At most 20,000 rows, evenly in order of time."""
     if table.num_rows <= SAMPLE:
         return table
@@ -88,18 +90,18 @@ def _thinned(table: pa.Table) -> pa.Table:
 
 
 def _pair(current: pa.Table, before: pa.Table, name: str) -> tuple[Any, Any] | None:
-    """The column on both sides, of one type; None where it is absent, of two types, or empty on a side."""
+    """The column of both tables, with one type; None if it is absent, has two types, or is empty in one of them."""
     if name not in current.column_names or name not in before.column_names:
         return None
     columns = (current[name], before[name])
-    text = [binning.is_text(column) for column in columns]
+    text = [is_text(column.type) for column in columns]
     if text[0] != text[1]:
         return None
     if text[0]:
-        values = tuple(binning.texts(column).to_pandas() for column in columns)
+        values = tuple(texts(column).to_pandas() for column in columns)
         empty = any(part.isna().all() for part in values)
     else:
-        arrays = [binning.numbers(column) for column in columns]
+        arrays = [floats(column) for column in columns]
         values = tuple(np.where(np.isfinite(array), array, np.nan) for array in arrays)
         empty = any(np.isnan(part).all() for part in values)
     return None if empty else (values[0], values[1])
@@ -109,18 +111,18 @@ def _snapshot(report: MonitoringReport, current: pd.DataFrame, before: pd.DataFr
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
 
-    known = {item.column: item for item in report.drift if item.drifted is not None and item.column in current}
+    scored = {item.column: item for item in report.drift if item.drifted is not None and item.column in current}
     numeric = [name for name in current if current[name].dtype.kind == "f"]
     definition = DataDefinition(
         numerical_columns=numeric, categorical_columns=[name for name in current if name not in numeric]
     )
     presets: list[Any] = [DataSummaryPreset()]
-    if known:
-        _register(known)
+    if scored:
+        _register_stat_test(scored)
         preset = DataDriftPreset(
-            columns=list(known),
-            method=STATTEST,
-            per_column_threshold={name: item.threshold for name, item in known.items()},
+            columns=list(scored),
+            method=STAT_TEST,
+            per_column_threshold={name: item.threshold for name, item in scored.items()},
         )
         presets.insert(0, preset)
     metadata: dict[str, Any] = {
@@ -140,20 +142,20 @@ def _snapshot(report: MonitoringReport, current: pd.DataFrame, before: pd.DataFr
     )
 
 
-def _register(known: Mapping[str, DriftScore]) -> None:
-    """Make our scores an Evidently stat test that looks its column's up, so that its own metrics carry them."""
+def _register_stat_test(scored: Mapping[str, DriftScore]) -> None:
+    """Register an Evidently stat test that returns the column's score in the report."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
-    methods = sorted({item.method for item in known.values()})
+    methods = sorted({item.method for item in scored.values()})
 
     def score(reference_data: Any, current_data: Any, feature_type: Any, threshold: float) -> tuple[float, bool]:
-        item = known[current_data.name]
+        item = scored[current_data.name]
         return float(item.score or 0.0), bool(item.drifted)
 
     register_stattest(
         StatTest(
-            name=STATTEST,
+            name=STAT_TEST,
             display_name=", ".join(f"{name} p" if name in P_VALUES else name for name in methods) + " on binned counts",
             allowed_feature_types=[ColumnType.Numerical, ColumnType.Categorical],
         ),
@@ -161,7 +163,7 @@ def _register(known: Mapping[str, DriftScore]) -> None:
     )
 
 
-def _add(use_case: UseCase, snapshot: Any, folder: Path) -> None:
+def _add_to_workspace(use_case: UseCase, snapshot: Any, folder: Path) -> None:
     from evidently.ui.workspace import Workspace
 
     space = Workspace.create(str(folder))

@@ -1,4 +1,4 @@
-"""Train–serve skew as a number: what was served, replayed through the offline path, feature by feature."""
+"""Train–serve skew as a number: the served features, recomputed offline and compared one by one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evermodel.columns import floats, is_text, texts, true_mask, valid_mask
 from evermodel.errors import DataError
 from evermodel.monitoring.drift import watched_columns
 from evermodel.use_case import UseCase
 
-TOLERANCE = 1e-6  # relative: the online store holds float64, but a request's JSON may not
+TOLERANCE = 1e-6  # relative: the online store has float64, a request's JSON maybe not
 
 
 def skew(use_case: UseCase, served: pa.Table, offline: pa.Table) -> dict[str, float]:
-    """Share of the served rows whose feature differs from the one that the offline path gives: 0 is no skew.
+    """For each feature, the share of served rows whose value differs from the one recomputed offline; 0 is no skew.
 
     served: answers with the features that were used; offline: the rows table of the same span. Rows are paired by the
-    prediction source's identity (its unique columns; event time and entity keys where it names none), and answers whose
-    event isn't there are left out. A feature that serving always says the same of isn't compared. Null equals null.
-    Empty where no row has a pair.
+    prediction source's identity (its unique columns; event time and entity keys if it names none). Answers without an
+    event are left out. A feature that serving fixes (`serve_as`) isn't compared. Null equals null. Empty if no row has
+    a pair.
     """
     keys = _identity(use_case, served)
     columns = [name for name in watched_columns(use_case) if name in served.column_names]
@@ -28,7 +29,7 @@ def skew(use_case: UseCase, served: pa.Table, offline: pa.Table) -> dict[str, fl
     pairs = ours.join(theirs, keys=keys, join_type="inner")
     if pairs.num_rows == 0:
         return {}
-    return {name: _differing(pairs[name], pairs[f"{name}:offline"]) for name in columns}
+    return {name: _share_different(pairs[name], pairs[f"{name}:offline"]) for name in columns}
 
 
 def _identity(use_case: UseCase, served: pa.Table) -> list[str]:
@@ -40,11 +41,11 @@ def _identity(use_case: UseCase, served: pa.Table) -> list[str]:
     return keys
 
 
-def _differing(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> float:
-    """Share of pairs that are not the same value; two nulls are the same, one is not."""
-    if pa.types.is_string(ours.type) or pa.types.is_string(theirs.type):
-        same = pc.fill_null(pc.equal(ours.cast(pa.string()), theirs.cast(pa.string())), False)
-        both = pc.and_(pc.is_null(ours), pc.is_null(theirs))
-        return 1.0 - float(pc.mean(pc.or_(same, both).cast(pa.float64())).as_py())
-    first, second = (column.cast(pa.float64()).to_numpy() for column in (ours, theirs))
+def _share_different(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> float:
+    """Share of pairs with different values; two nulls are equal, one null and a value are not."""
+    if is_text(ours.type) or is_text(theirs.type):
+        same = true_mask(pc.equal(texts(ours), texts(theirs)))
+        both_null = ~valid_mask(ours) & ~valid_mask(theirs)
+        return 1.0 - float((same | both_null).mean())
+    first, second = floats(ours), floats(theirs)
     return 1.0 - float(np.isclose(first, second, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True).mean())

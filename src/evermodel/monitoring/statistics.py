@@ -1,47 +1,44 @@
-"""Distances and tests between a reference and a window. Pure numpy and scipy; nothing here knows of a use case.
+"""Distances and tests between the counts of a reference and of a window, in numpy and scipy alone.
 
-Two kinds. *On counts* (`psi`, `jensen_shannon`, `hellinger`, `chi2`, `ks`, `wasserstein`, `homogeneity`): arrays of
-counts [..., k] over the same k bins, any leading axes at once; bins empty on both sides count for nothing, so columns
-with fewer bins are padded with zeros. *On samples* (`ks_2samp`, `anderson_darling`, …): two arrays of values, exact.
-
-A side without rows gives nan: nothing is known. None of these counts as "no drift".
+Arguments are arrays of counts [..., k] over the same k bins, with any leading axes. Bins that are empty on both sides
+have no effect, so columns with fewer bins are padded with zeros. If a side has no rows, the result is nan: unknown,
+which is not "no drift".
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
-P_VALUES = frozenset({"ks", "chi2"})  # drifted where the score is below the threshold; elsewhere where it is not below
+P_VALUES = frozenset({"ks", "chi2"})  # drifted if below the threshold; the others if not below it
 
 
 def shares(counts: Counts) -> Floats:
-    """Counts [..., k] → shares; nan where a row has no counts."""
+    """Counts [..., k] → shares; nan if a row has no counts."""
     total = counts.sum(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Floats = counts / total
     return result
 
 
-def _filled(share: Floats) -> Floats:
-    """Zero shares become 1e-4, or a millionth of the smallest share where that is no larger (Evidently's rule)."""
+def _fill_zeros(share: Floats) -> Floats:
+    """Zero shares become 1e-4, or a millionth of the smallest share if that is at most 1e-4 (Evidently's rule)."""
     smallest = np.where(share > 0, share, np.inf).min(axis=-1, keepdims=True)
     filler = np.where(smallest <= 1e-4, smallest / 1e6, 1e-4)
     return np.where(share == 0, filler, share)
 
 
 def psi(reference: Counts, current: Counts) -> Floats:
-    """Population stability index Σ (p − q) ln(p / q), empty bins filled as Evidently does; 0 and up."""
+    """Population stability index Σ (p − q) ln(p / q), with empty bins filled as Evidently does; at least 0."""
     p, q = shares(reference), shares(current)
     both_empty = (p == 0) & (q == 0)
-    p, q = _filled(p), _filled(q)
+    p, q = _fill_zeros(p), _fill_zeros(q)
     terms = np.where(both_empty, 0.0, (p - q) * np.log(p / q))
     return np.asarray(terms.sum(axis=-1), dtype=np.float64)
 
@@ -63,7 +60,7 @@ def hellinger(reference: Counts, current: Counts) -> Floats:
 def chi2(reference: Counts, current: Counts) -> Floats:
     """p of the current counts under the reference's shares (Pearson, k − 1 degrees of freedom), as Evidently's.
 
-    The reference counts as exactly known; a value that it never saw makes p 0. `homogeneity` assumes neither.
+    The reference is taken as exact, so a value that it doesn't have makes p 0. `homogeneity` assumes neither.
     """
     total = current.sum(axis=-1, keepdims=True)
     expected = shares(reference) * total
@@ -77,8 +74,7 @@ def chi2(reference: Counts, current: Counts) -> Floats:
 def ks(reference: Counts, current: Counts) -> Floats:
     """p of the two-sample Kolmogorov–Smirnov test on binned counts (asymptotic).
 
-    The distance is taken at the bins' edges only, so it is at most the exact one, and p at least the exact p;
-    `ks_2samp` is the exact test on the values.
+    The distance is taken at the bins' edges only, so it is at most the exact one, and p is at least the exact p.
     """
     n, m = reference.sum(axis=-1), current.sum(axis=-1)
     distance = np.abs(np.cumsum(shares(reference), axis=-1) - np.cumsum(shares(current), axis=-1)).max(axis=-1)
@@ -92,9 +88,9 @@ def wasserstein(
 ) -> Floats:
     """First Wasserstein distance ∫ |F − G| over `scale` (the reference's standard deviation, at least 0.001).
 
-    `edges` [..., k − 1] separate the k bins (repeat the last one to pad); the first and last of them bound the
-    reference. Between edges both distribution functions are taken as straight; beyond the bounds the area is exact:
-    `under` and `over` [...] are how far current values lie below and above them, in the mean over all values.
+    `edges` [..., k − 1] separate the k bins (pad by repeating the last one); the first and last bound the reference.
+    Between edges both distribution functions are taken as linear. Beyond the bounds the area is exact: `under` and
+    `over` [...] are how far the current values lie below and above them, as a mean over all values.
     """
     gap = np.cumsum(shares(reference), axis=-1)[..., :-1] - np.cumsum(shares(current), axis=-1)[..., :-1]
     gap = np.abs(gap)
@@ -105,9 +101,9 @@ def wasserstein(
 def homogeneity(first: Counts, second: Counts, *, expected: float = 2.0) -> tuple[Floats, Floats]:
     """Pearson's test that two rows of counts [..., k] come from one distribution: (statistic, degrees of freedom).
 
-    Both sides are taken as samples. Bins where the smaller side expects fewer than `expected` rows are pooled into
-    one (and that, where it stays small, into the fullest), so that rare bins don't make the statistic explode.
-    0 degrees of freedom: nothing can be told.
+    Both sides are taken as samples. Bins in which the smaller side expects fewer than `expected` rows are pooled into
+    one (and that one, if it is still too small, into the fullest), because rare bins would inflate the statistic.
+    0 degrees of freedom: the test is undefined.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     n, m = a.sum(axis=-1, keepdims=True), b.sum(axis=-1, keepdims=True)
@@ -132,7 +128,7 @@ def homogeneity(first: Counts, second: Counts, *, expected: float = 2.0) -> tupl
 
 
 def p_value(statistic: Floats | float, freedom: Floats | float) -> Floats:
-    """Upper tail of chi²; 1 where there is no degree of freedom."""
+    """Upper tail of chi²; 1 without degrees of freedom."""
     tail = special.chdtrc(np.maximum(freedom, 1), statistic)
     return np.asarray(np.where(np.asarray(freedom) > 0, tail, 1.0), dtype=np.float64)
 
@@ -144,44 +140,3 @@ ON_COUNTS: dict[str, Callable[[Counts, Counts], Floats]] = {
     "chi2": chi2,
     "ks": ks,
 }
-
-
-# exact, on two samples ----------------------------------------------------------------------------------------------
-
-
-def _samples(reference: Floats, current: Floats) -> tuple[Floats, Floats]:
-    """In float64, so that sums of float16 values don't overflow; missing values left out."""
-    first, second = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
-    return first[np.isfinite(first)], second[np.isfinite(second)]
-
-
-def ks_2samp(reference: Floats, current: Floats) -> tuple[float, float]:
-    """Kolmogorov–Smirnov, two samples: (statistic, p)."""
-    result = stats.ks_2samp(*_samples(reference, current))
-    return float(result.statistic), float(result.pvalue)
-
-
-def anderson_darling(reference: Floats, current: Floats) -> tuple[float, float]:
-    """Anderson–Darling, two samples, midranks (Scholz & Stephens 1987): (statistic, p); p is within [0.001, 0.25]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns where p is outside its table: the bounds above say so
-        result = stats.anderson_ksamp(list(_samples(reference, current)))
-    return float(result.statistic), float(result.pvalue)
-
-
-def cramer_von_mises(reference: Floats, current: Floats) -> tuple[float, float]:
-    """Cramér–von Mises, two samples (Anderson 1962): (statistic, p)."""
-    result = stats.cramervonmises_2samp(*_samples(reference, current))
-    return float(result.statistic), float(result.pvalue)
-
-
-def mann_whitney(reference: Floats, current: Floats) -> tuple[float, float]:
-    """Mann–Whitney U of the reference against the current sample, two-sided: (U, p)."""
-    result = stats.mannwhitneyu(*_samples(reference, current), alternative="two-sided")
-    return float(result.statistic), float(result.pvalue)
-
-
-def welch_t(reference: Floats, current: Floats) -> tuple[float, float]:
-    """Welch's t of the difference of means, unequal variances, two-sided: (t, p)."""
-    result = stats.ttest_ind(*_samples(reference, current), equal_var=False)
-    return float(result.statistic), float(result.pvalue)

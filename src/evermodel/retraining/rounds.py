@@ -62,8 +62,7 @@ def reference_of(
         rows.train,
         challenger.scores(rows.train),
         performance=report.metrics.get(report.metric),
-        judged=(rows.gate, challenger.scores(rows.gate)),
-        classes={name: part.classes for name, part in challenger.bundles.items() if part.classes},
+        gate=(rows.gate, challenger.scores(rows.gate)),
         window=Window(start=rows.windows[0].start, end=rows.windows[-1].end),
     )
 

@@ -19,7 +19,17 @@ from evermodel.records import Time, Window
 from evermodel.use_case.cache import of_use_case
 from evermodel.use_case.case import RESERVED, UseCase, source_columns, with_seed
 from evermodel.use_case.data import Clock, Entity, Field, Label, PredictionTask, RowNumber, Source
-from evermodel.use_case.evaluation import LESS_IS_BETTER, METRICS, BehaviourTest, Evaluation, Gate, Slice
+from evermodel.use_case.evaluation import (
+    BASELINES,
+    METRICS,
+    BaselineKind,
+    BehaviourTest,
+    Evaluation,
+    Gate,
+    Metric,
+    Slice,
+    metric_names,
+)
 from evermodel.use_case.features import (
     CalendarFeature,
     ColumnFeature,
@@ -33,14 +43,17 @@ from evermodel.use_case.features import (
 )
 from evermodel.use_case.operations import BusinessFigure, Drift, Monitoring, Retraining, Serving
 from evermodel.use_case.parsing import json_schema, load, parse
-from evermodel.use_case.training import Model, Objective, Split, Stateful, Training
+from evermodel.use_case.training import LOSSES, TREE_LOSSES, Model, Objective, Split, Stateful, Training, TreeOptions
 from evermodel.use_case.types import UNITS, Duration, Name, Section, Share, format_duration, parse_duration
 
 __all__ = [
-    "LESS_IS_BETTER",
+    "BASELINES",
+    "LOSSES",
     "METRICS",
     "RESERVED",
+    "TREE_LOSSES",
     "UNITS",
+    "BaselineKind",
     "BehaviourTest",
     "BusinessFigure",
     "CalendarFeature",
@@ -58,6 +71,7 @@ __all__ = [
     "Gate",
     "Label",
     "LagFeature",
+    "Metric",
     "Model",
     "Monitoring",
     "Name",
@@ -74,6 +88,7 @@ __all__ = [
     "Stateful",
     "Time",
     "Training",
+    "TreeOptions",
     "UseCase",
     "Window",
     "WindowFeature",
@@ -81,6 +96,7 @@ __all__ = [
     "format_duration",
     "json_schema",
     "load",
+    "metric_names",
     "of_use_case",
     "parse",
     "parse_duration",

@@ -1,23 +1,80 @@
-"""What a challenger is judged by: metrics and baselines, slices, tests of behaviour, the gate.
+"""How a challenger is judged: metrics and baselines, slices, behaviour tests, the gate.
 
-A framing names the metrics.
+`METRICS` and `BASELINES` are the only lists of what there is, with the properties that several stages need.
+`evermodel.evaluation` computes them: one function for each name.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field as Setting
 
 from evermodel.use_case.types import Name, Section, Share
 
-METRICS: dict[str, tuple[str, ...]] = {
-    "binary": ("auc", "average_precision", "log_loss", "brier", "ece", "accuracy", "f1"),
-    "multiclass": ("accuracy", "top_k", "log_loss", "f1_macro"),
-    "regression": ("mae", "rmse", "rmsle"),
-    "ranking": ("hr", "mrr", "ndcg"),
+
+@dataclass(frozen=True)
+class Metric:
+    """The properties of a metric."""
+
+    framings: tuple[str, ...]
+    less_is_better: bool = False
+    needs_probabilities: bool = False  # undefined if a score lies outside [0, 1]
+    has_threshold: bool = False  # a binary score from `evaluation.threshold` on predicts the positive label
+    is_mean: bool = True  # a function of means over rows or lists; the others depend on the order of all rows
+
+    @property
+    def sign(self) -> float:
+        """+1 if more is better, −1 if less is. A difference is multiplied by it."""
+        return -1.0 if self.less_is_better else 1.0
+
+    @property
+    def needs_only_places(self) -> bool:
+        """Whether the order of the classes is enough for a category label."""
+        return not self.needs_probabilities and not {"multiclass", "ranking"}.isdisjoint(self.framings)
+
+
+METRICS: dict[str, Metric] = {
+    "auc": Metric(("binary",), is_mean=False),
+    "average_precision": Metric(("binary",), is_mean=False),
+    "accuracy": Metric(("binary", "multiclass"), has_threshold=True),
+    "top_k": Metric(("multiclass",)),
+    "log_loss": Metric(("binary", "multiclass"), less_is_better=True, needs_probabilities=True),
+    "brier": Metric(("binary",), less_is_better=True, needs_probabilities=True),
+    "ece": Metric(("binary",), less_is_better=True, needs_probabilities=True),
+    "f1": Metric(("binary",), has_threshold=True),
+    "f1_macro": Metric(("multiclass",)),
+    "mae": Metric(("regression",), less_is_better=True),
+    "rmse": Metric(("regression",), less_is_better=True),
+    "rmsle": Metric(("regression",), less_is_better=True),
+    "hr": Metric(("ranking",)),
+    "mrr": Metric(("ranking",)),
+    "ndcg": Metric(("ranking",)),
 }
-LESS_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "rmse", "rmsle"})
+
+
+def metric_names(framing: str) -> tuple[str, ...]:
+    """The metrics of a framing."""
+    return tuple(name for name, metric in METRICS.items() if framing in metric.framings)
+
+
+@dataclass(frozen=True)
+class BaselineKind:
+    """The properties of a baseline."""
+
+    trivial: bool = False  # a challenger must beat it; any other may be better by the gate's margin
+    fitted: bool = False  # costs a fit on the training rows
+
+
+BASELINES: dict[str, BaselineKind] = {
+    "random": BaselineKind(trivial=True),
+    "majority": BaselineKind(trivial=True),
+    "mean": BaselineKind(trivial=True),
+    "boosting": BaselineKind(fitted=True),
+    "popularity": BaselineKind(),
+    "transition": BaselineKind(),
+}
 
 
 class Evaluation(Section):

@@ -63,12 +63,12 @@ def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0)
     )
 
 
-def training_rows(train: pa.Table, gate: pa.Table, *, replay: pa.Table | None = None) -> TrainingRows:
+def training_rows(train: pa.Table, gate: pa.Table, *, rehearsal: pa.Table | None = None) -> TrainingRows:
     window = Window(start=START, end=NOW)
     return TrainingRows(
         train=train,
         gate=gate,
-        replay=replay,
+        rehearsal=rehearsal,
         windows=(window,),
         gate_window=window,
         rehearsal_window=None,

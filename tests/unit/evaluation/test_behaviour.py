@@ -5,20 +5,25 @@ import pytest
 from evermodel.errors import InputError
 from evermodel.evaluation import behaviour
 from evermodel.records import Check
+from evermodel.scores import Scores
 from evermodel.use_case import BehaviourTest, ColumnFeature, CustomFeature
-
-from . import small
+from tests.support.scores import binary, category
+from tests.unit.evaluation import small
 
 ROWS = small.table(300)
 
 
-def run(rows: pa.Table = ROWS, score: behaviour.Score = small.by_x, **test: object) -> Check:
+def score_by_x(rows: pa.Table) -> Scores:
+    return binary(small.by_x(rows))
+
+
+def run(rows: pa.Table = ROWS, score: behaviour.ScoreRows = score_by_x, **test: object) -> Check:
     case = small.case(behaviour=(BehaviourTest(name="t", **test),))  # type: ignore[arg-type]
-    (found,) = behaviour.run(case, score, rows, rng=np.random.default_rng(0))
-    return found
+    (check,) = behaviour.run_tests(case, score, rows, rng=np.random.default_rng(0))
+    return check
 
 
-def test_invariance_holds_for_what_the_model_does_not_use_and_fails_for_what_it_uses() -> None:
+def test_invariance_holds_for_an_unused_feature_and_fails_for_a_used_one() -> None:
     assert run(kind="invariance", feature="z", set=5.0, tolerance=0.0).passed
     moved = run(kind="invariance", feature="x", set=5.0, tolerance=0.05)
     assert not moved.passed
@@ -49,26 +54,26 @@ def test_perturbation_measures_noise_in_standard_deviations() -> None:
 
 
 def test_custom_is_called_with_score_and_rows() -> None:
-    found = run(kind="custom", call="tests.unit.evaluation.behaviour_seam:answers_all", level="enforce")
-    assert (found.passed, found.level, found.reason) == (True, "enforce", "300 of 300 rows are answered")
+    found = run(kind="custom", call="tests.unit.evaluation.custom_functions:scores_all_rows", level="enforce")
+    assert (found.passed, found.level, found.reason) == (True, "enforce", "300 of 300 rows have a score")
 
 
 def test_nulls_stay_null() -> None:
     rows = ROWS.set_column(3, "x", pa.array([None, 1.0] * 150))
-    seen: list[int] = []
+    null_counts: list[int] = []
 
-    def score(table: pa.Table) -> np.ndarray:
-        seen.append(table["x"].null_count)
-        return small.by_x(table)
+    def score(table: pa.Table) -> Scores:
+        null_counts.append(table["x"].null_count)
+        return score_by_x(table)
 
     run(rows=rows, score=score, kind="direction", feature="x", add=1.0, expect="up")
-    assert seen == [150, 150]
+    assert null_counts == [150, 150]
 
 
 def test_class_scores_move_by_total_variation() -> None:
-    def score(rows: pa.Table) -> np.ndarray:
+    def score(rows: pa.Table) -> Scores:
         chance = (small.column(rows, "z") == 5.0).astype(float)
-        return np.column_stack([chance, 1 - chance])
+        return category(np.column_stack([chance, 1 - chance]), "ab")
 
     assert run(score=score, kind="invariance", feature="z", set=5.0).value == 1.0
 
@@ -79,7 +84,7 @@ def test_a_feature_made_from_the_changed_one_follows_it() -> None:
         features=(
             ColumnFeature(name="x"),
             CustomFeature(
-                name="twice", kind="custom", transform="tests.unit.evaluation.behaviour_seam:double", of=("x",)
+                name="twice", kind="custom", transform="tests.unit.evaluation.custom_functions:double", of=("x",)
             ),
         ),
     )
@@ -89,7 +94,7 @@ def test_a_feature_made_from_the_changed_one_follows_it() -> None:
     assert changed.column_names == rows.column_names
 
 
-def test_a_test_that_lacks_what_it_needs_says_so() -> None:
+def test_an_incomplete_test_is_an_error() -> None:
     for wrong in (
         {"kind": "perturbation", "feature": "x"},
         {"kind": "direction", "feature": "x", "expect": "up"},
@@ -100,13 +105,13 @@ def test_a_test_that_lacks_what_it_needs_says_so() -> None:
             run(**wrong)
 
 
-def test_many_rows_are_sampled_and_none_is_no_failure() -> None:
-    asked: list[int] = []
+def test_many_rows_are_sampled_and_no_rows_are_no_failure() -> None:
+    row_counts: list[int] = []
 
-    def score(rows: pa.Table) -> np.ndarray:
-        asked.append(rows.num_rows)
-        return small.by_x(rows)
+    def score(rows: pa.Table) -> Scores:
+        row_counts.append(rows.num_rows)
+        return score_by_x(rows)
 
     run(rows=small.table(5000), score=score, kind="invariance", feature="z")
-    assert asked == [behaviour.MOST_ROWS] * 2
+    assert row_counts == [behaviour.MOST_ROWS] * 2
     assert run(rows=ROWS.slice(0, 0), kind="invariance", feature="z").reason == "no rows to test on"

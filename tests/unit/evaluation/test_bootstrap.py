@@ -1,12 +1,14 @@
-"""The paired bootstrap: resamples are what they say, intervals cover as often as they should."""
+"""The paired bootstrap: resamples are exact, and intervals cover as often as they should."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evermodel.evaluation import bootstrap, metrics
-from evermodel.evaluation.metrics import Sample
+from evermodel.evaluation.samples import Sample, build_sample
 from evermodel.records import Interval
+from evermodel.use_case import METRICS
+from tests.support.scores import binary, category, metric
 
 RNG = np.random.default_rng(2)
 N = 200
@@ -22,35 +24,34 @@ def interval(name: str, ours: Sample, theirs: Sample, seed: int = 0, **more: flo
 @pytest.mark.parametrize(("name", "score"), [("auc", roc_auc_score), ("average_precision", average_precision_score)])
 @pytest.mark.parametrize("rounding", [1, 2, 12])
 def test_order_statistics_of_weights_are_scikit_learns(name: str, score: object, rounding: int) -> None:
-    known = metrics.sample(P.round(rounding), Y)
+    sample = build_sample(binary(P.round(rounding)), Y)
     counts = np.vstack([RNG.multinomial(N, np.full(N, 1 / N), size=5), np.ones((1, N))])
-    expected = [score(Y, known.scores, sample_weight=weights) for weights in counts]  # type: ignore[operator]
-    assert bootstrap.order_statistic(name, known)(counts.astype(float)) == pytest.approx(expected)
+    expected = [score(Y, sample.scores.values, sample_weight=weights) for weights in counts]  # type: ignore[operator]
+    assert bootstrap.order_statistic(name, sample)(counts.astype(float)) == pytest.approx(expected)
 
 
 def test_a_resample_of_one_class_is_undefined() -> None:
     counts = np.zeros((1, N))
     counts[0, Y == 0] = 1
-    assert np.isnan(bootstrap.order_statistic("auc", metrics.sample(P, Y))(counts)).all()
+    assert np.isnan(bootstrap.order_statistic("auc", build_sample(binary(P), Y))(counts)).all()
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1", "ece", "rmse", "rmsle", "log_loss", "brier", "mae"])
 def test_a_linear_resample_is_the_metric_of_the_repeated_rows(name: str) -> None:
-    parts = metrics.contributions(name, metrics.sample(P, Y))
+    parts = metrics.contributions(name, build_sample(binary(P), Y))
     assert parts is not None
     counts = RNG.multinomial(N, np.full(N, 1 / N), size=4)
-    expected = [metrics.metric(name, np.repeat(P, row), np.repeat(Y, row)) for row in counts]
+    expected = [metric(name, binary(np.repeat(P, row)), np.repeat(Y, row)) for row in counts]
     assert bootstrap.linear_statistic(parts)(counts.astype(float)) == pytest.approx(expected)
 
 
 def test_macro_f1_resamples_its_classes() -> None:
-    matrix, was = RNG.dirichlet(np.ones(3), N), np.array(["a", "b", "c"])[RNG.integers(0, 3, N)]
-    parts = metrics.contributions("f1_macro", metrics.sample(matrix, was, classes=("a", "b", "c")))
+    matrix, actual = RNG.dirichlet(np.ones(3), N), np.array(["a", "b", "c"])[RNG.integers(0, 3, N)]
+    parts = metrics.contributions("f1_macro", build_sample(category(matrix, "abc"), actual))
     assert parts is not None
     counts = RNG.multinomial(N, np.full(N, 1 / N), size=3)
     expected = [
-        metrics.metric("f1_macro", np.repeat(matrix, row, axis=0), np.repeat(was, row), classes=("a", "b", "c"))
-        for row in counts
+        metric("f1_macro", category(np.repeat(matrix, row, axis=0), "abc"), np.repeat(actual, row)) for row in counts
     ]
     assert bootstrap.linear_statistic(parts)(counts.astype(float)) == pytest.approx(expected)
 
@@ -67,7 +68,7 @@ def test_counts_are_whole_resamples() -> None:
 def test_the_shortcut_for_few_values_draws_the_same_distribution() -> None:
     values = RNG.choice([-1.0, 0.0, 1.0], size=500, p=[0.1, 0.7, 0.2])
     quick = bootstrap.means(values, resamples=4000, rng=np.random.default_rng(0))
-    nudged = values + np.arange(500) * 1e-12  # all distinct: the long way
+    nudged = values + np.arange(500) * 1e-12  # all distinct: no shortcut
     long = bootstrap.means(nudged, resamples=4000, rng=np.random.default_rng(1))
     assert quick.mean() == pytest.approx(long.mean(), abs=0.003)
     assert quick.std() == pytest.approx(long.std(), rel=0.05)
@@ -76,35 +77,35 @@ def test_the_shortcut_for_few_values_draws_the_same_distribution() -> None:
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "auc", "average_precision", "f1", "ece"])
 def test_a_model_against_itself_differs_by_nothing(name: str) -> None:
-    same = metrics.sample(P, Y)
+    same = build_sample(binary(P), Y)
     found = interval(name, same, same)
     assert found is not None
     assert (found.point, found.low, found.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1", "auc", "average_precision", "log_loss", "brier", "mae", "rmse"])
-def test_more_is_better_whatever_the_metric(name: str) -> None:
-    good, bad = metrics.sample(0.8 * Y + 0.1, Y), metrics.sample(1 - P, Y)
+def test_a_positive_difference_is_better_for_every_metric(name: str) -> None:
+    good, bad = build_sample(binary(0.8 * Y + 0.1), Y), build_sample(binary(1 - P), Y)
     found = interval(name, good, bad)
-    turned = interval(name, bad, good)
-    assert found is not None and turned is not None
-    assert found.low > 0 > turned.high
+    reverse = interval(name, bad, good)
+    assert found is not None and reverse is not None
+    assert found.low > 0 > reverse.high
     assert found.low <= found.point <= found.high
-    assert turned.point == pytest.approx(-found.point)
+    assert reverse.point == pytest.approx(-found.point)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
-    ours, theirs = metrics.sample(P, Y), metrics.sample(1 - P, Y)
+    ours, theirs = build_sample(binary(P), Y), build_sample(binary(1 - P), Y)
     assert interval("log_loss", ours, theirs) == interval("log_loss", ours, theirs)
     assert interval("log_loss", ours, theirs) != interval("log_loss", ours, theirs, seed=1)
 
 
-def test_the_pairing_counts() -> None:
-    """Two models that err on the same rows differ surely; unpaired, the noise of the rows would hide it."""
+def test_pairing_removes_the_noise_of_the_rows() -> None:
+    """The errors of both models are on the same rows. Unpaired, the noise of the rows would hide the difference."""
     rng = np.random.default_rng(9)
     noise = rng.normal(0, 5, 400)
     labels = np.zeros(400)
-    ours, theirs = metrics.sample(np.abs(noise), labels), metrics.sample(np.abs(noise) + 0.2, labels)
+    ours, theirs = build_sample(binary(np.abs(noise)), labels), build_sample(binary(np.abs(noise) + 0.2), labels)
     found = interval("mae", ours, theirs)
     assert found is not None
     assert found.low == pytest.approx(0.2)
@@ -119,11 +120,11 @@ def test_ninety_five_percent_intervals_cover_about_as_often(name: str) -> None:
         chance = rng.uniform(0.05, 0.95, num_rows)
         labels = (rng.random(num_rows) < chance).astype(float)
         noisy = np.clip(chance + rng.normal(0, 0.2, num_rows), 0, 1)
-        return metrics.sample(chance, labels), metrics.sample(noisy, labels)
+        return build_sample(binary(chance), labels), build_sample(binary(noisy), labels)
 
     rng = np.random.default_rng(17)
     ours, theirs = drawn(200_000, rng)
-    truth = metrics.sign(name) * (metrics.figure(name, ours) - metrics.figure(name, theirs))  # type: ignore[operator]
+    truth = METRICS[name].sign * (metrics.figure(name, ours) - metrics.figure(name, theirs))  # type: ignore[operator]
     covered = 0
     for seed in range(200):
         found = interval(name, *drawn(300, rng), seed=seed)
@@ -136,20 +137,20 @@ def test_a_ranking_resamples_lists_not_rows() -> None:
     groups = np.repeat(np.arange(20), 10)
     labels = np.tile(np.r_[1.0, np.zeros(9)], 20)
     scores = RNG.random(200)
-    parts = metrics.contributions("ndcg", metrics.sample(scores, labels, groups=groups))
+    parts = metrics.contributions("ndcg", build_sample(binary(scores), labels, groups=groups))
     assert parts is not None
     assert parts.units == 20
     found = interval(
-        "mrr", metrics.sample(scores, labels, groups=groups), metrics.sample(-scores, labels, groups=groups)
+        "mrr", build_sample(binary(scores), labels, groups=groups), build_sample(binary(-scores), labels, groups=groups)
     )
     assert found is not None
     assert found.low < found.point < found.high
 
 
-def test_what_cannot_be_known_is_none() -> None:
-    ones = metrics.sample(P, np.ones(N))
+def test_an_undefined_difference_is_none() -> None:
+    ones = build_sample(binary(P), np.ones(N))
     assert interval("auc", ones, ones) is None
-    assert interval("brier", metrics.sample(P * 2, Y), metrics.sample(P, Y)) is None
+    assert interval("brier", build_sample(binary(P * 2), Y), build_sample(binary(P), Y)) is None
     rare = np.zeros(N)
-    rare[0] = 1  # a third of the resamples hold no positive: the rest is still most of them
-    assert interval("auc", metrics.sample(P, rare), metrics.sample(1 - P, rare)) is not None
+    rare[0] = 1  # a third of the resamples have no positive; most have one
+    assert interval("auc", build_sample(binary(P), rare), build_sample(binary(1 - P), rare)) is not None

@@ -17,11 +17,11 @@ def test_reliability_leaves_out_empty_bins_and_loses_no_row() -> None:
 def test_a_calibrated_score_has_a_small_error_and_a_shifted_one_its_shift() -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 0.8, 100_000)
-    came = (rng.random(100_000) < truth).astype(float)
-    assert calibration.expected_calibration_error(truth, came) < 0.01
-    assert calibration.expected_calibration_error(truth + 0.2, came) == pytest.approx(0.2, abs=0.01)
+    outcomes = (rng.random(100_000) < truth).astype(float)
+    assert calibration.expected_calibration_error(truth, outcomes) < 0.01
+    assert calibration.expected_calibration_error(truth + 0.2, outcomes) == pytest.approx(0.2, abs=0.01)
 
 
-def test_of_many_classes_it_is_the_top_one() -> None:
+def test_the_top_class_counts_for_many_classes() -> None:
     confidence, right = calibration.top_class(np.array([[0.7, 0.3], [0.4, 0.6]]), np.array([0, 0]))
     assert (confidence.tolist(), right.tolist()) == ([0.7, 0.6], [1.0, 0.0])

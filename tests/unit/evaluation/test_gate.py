@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evermodel.evaluation.gate import BaselineResult, Measured, judge
+from evermodel.evaluation.gate import BaselineResult, Measurements, judge
 from evermodel.evaluation.slices import SliceResult
 from evermodel.records import Check, Interval, Verdict
 from evermodel.use_case import Gate, Slice
@@ -26,9 +26,9 @@ INTERVALS = {
 }
 
 
-def measured(**changes: Any) -> Measured:
+def measured(**changes: Any) -> Measurements:
     """A challenger with a champion that passes everything."""
-    good = Measured(
+    good = Measurements(
         metric="accuracy",
         rows=500,
         has_champion=True,
@@ -60,7 +60,7 @@ def failing(check: str, level: str) -> tuple[dict[str, Any], dict[str, Any]]:
     raise AssertionError(check)
 
 
-RESTS_ON_ROWS = {"baseline", "slice", "calibration"}
+NEED_ROWS = {"baseline", "slice", "calibration"}
 CHECKS = ("none", "baseline", "slice", "behaviour", "calibration", "smoke")
 
 
@@ -70,8 +70,8 @@ def test_truth_table(check: str, level: str) -> None:
     gate = Gate(margin=MARGIN, minimum_rows=50, **settings)
     for (interval, word), has_champion, rows in product(INTERVALS.values(), (True, False), (500, 50, 49)):
         enough = rows >= 50
-        seen = check != "none" and (enough or check not in RESTS_ON_ROWS) and (has_champion or check != "slice")
-        if seen and level == "enforce":
+        failed = check != "none" and (enough or check not in NEED_ROWS) and (has_champion or check != "slice")
+        if failed and level == "enforce":
             expected = "reject"
         elif not enough:
             expected = "hold"
@@ -82,14 +82,14 @@ def test_truth_table(check: str, level: str) -> None:
             gate, measured(**(figures | {"rows": rows, "has_champion": has_champion, "difference": difference}))
         )
         assert found.word == expected, (check, level, interval, has_champion, rows, found.reasons)
-        assert any(not item.passed for item in found.checks) == seen
+        assert any(not item.passed for item in found.checks) == failed
 
 
 def verdict(gate: dict[str, Any] | None = None, **changes: Any) -> Verdict:
     return judge(Gate(margin=MARGIN, **(gate or {})), measured(**changes))
 
 
-def test_size_is_always_enforced_and_may_be_reached() -> None:
+def test_size_is_always_enforced_and_may_equal_the_limit() -> None:
     assert verdict({"max_bytes": 1000}).word == "promote"
     too_large = verdict({"max_bytes": 999})
     assert too_large.word == "reject"
@@ -99,7 +99,7 @@ def test_size_is_always_enforced_and_may_be_reached() -> None:
 def test_an_undefined_metric_holds_even_without_a_champion() -> None:
     found = verdict(value=None, difference=None, has_champion=False, baselines=())
     assert found.word == "hold"
-    assert "isn't defined" in found.reasons[0]
+    assert "is undefined" in found.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_a_baseline_that_the_champion_loses_to_as_well_only_warns() -> None:
 
 
 def test_a_baseline_that_cannot_be_compared_says_why() -> None:
-    found = verdict(baselines=(BaselineResult("boosting", None, None, note="700 classes"),))
+    found = verdict(baselines=(BaselineResult("boosting", None, None, reason="700 classes"),))
     check = next(check for check in found.checks if check.name == "baseline:boosting")
     assert (found.word, check.passed, check.value, check.reason) == ("promote", True, None, "not compared: 700 classes")
 
 
-def test_the_worst_part_of_a_slice_is_judged_and_thin_parts_are_not() -> None:
+def test_the_worst_part_of_a_slice_counts_and_thin_parts_do_not() -> None:
     part = Slice(field="shop", max_drop=0.05, level="enforce", minimum_rows=30)
     fine = SliceResult(part, "north", 90, 0.80, 0.81)
     thin = SliceResult(part, "tiny", 3, None, None)
@@ -144,20 +144,20 @@ def test_the_worst_part_of_a_slice_is_judged_and_thin_parts_are_not() -> None:
     assert verdict(slices=(SliceResult(part, "edge", 60, 0.25, 0.25 + 0.0625),), gate={}).word == "reject"
 
 
-def test_where_less_is_better_a_slice_drops_by_rising() -> None:
+def test_a_slice_drops_by_rising_if_less_is_better() -> None:
     part = Slice(field="shop", max_drop=0.05, level="enforce")
     risen, fallen = SliceResult(part, "a", 99, 0.9, 0.7), SliceResult(part, "a", 99, 0.7, 0.9)
     assert verdict(metric="log_loss", slices=(risen,)).word == "reject"
     assert verdict(metric="log_loss", slices=(fallen,)).word == "promote"
 
 
-def test_a_slice_without_max_drop_is_reported_not_judged() -> None:
+def test_a_slice_without_max_drop_is_no_check() -> None:
     found = verdict(slices=(SliceResult(Slice(field="shop", level="enforce"), "north", 90, 0.1, 0.9),))
     assert found.word == "promote"
     assert not [check for check in found.checks if check.name.startswith("slice")]
 
 
-def test_calibration_that_cannot_be_known_does_not_pass() -> None:
+def test_unknown_calibration_does_not_pass() -> None:
     gate = {"calibration_error": 0.05, "calibration": "enforce"}
     assert verdict(gate, calibration_error=0.05).word == "promote"
     found = verdict(gate, calibration_error=None)
@@ -165,7 +165,7 @@ def test_calibration_that_cannot_be_known_does_not_pass() -> None:
     assert "no probabilities" in found.reasons[1]
 
 
-def test_a_failed_smoke_request_hides_nothing_behind_it() -> None:
+def test_a_failed_smoke_request_is_the_only_reason() -> None:
     found = verdict(smoke_failure="it raised ValueError", value=None, difference=None, baselines=())
     assert [check.name for check in found.checks] == ["smoke", "size"]
     assert found.reasons == ("enforced checks failed: smoke", "smoke (enforced, failed): it raised ValueError")
@@ -184,12 +184,12 @@ def test_every_failed_check_is_a_reason_with_its_figures_enforced_ones_first() -
     )
 
 
-def test_the_comparison_is_told_in_figures() -> None:
+def test_the_first_reason_has_the_figures() -> None:
     assert verdict().reasons[0] == (
         "accuracy 0.8000 against the champion's 0.7700: difference +0.0300, 95% interval +0.0100 to +0.0500: "
         "at least as good, and its lower bound is above −0.02"
     )
 
 
-def test_the_verdict_travels_as_json() -> None:
+def test_a_verdict_survives_json() -> None:
     assert Verdict.from_json(verdict().to_json()) == verdict()

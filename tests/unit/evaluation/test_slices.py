@@ -2,23 +2,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evermodel.evaluation import metrics, slices
+from evermodel.evaluation import slices
+from evermodel.evaluation.samples import Sample, sample_of
 from evermodel.use_case import Slice
-
-from . import small
+from tests.support.scores import binary
+from tests.unit.evaluation import small
 
 ROWS = small.table(200)
-OURS = metrics.sample_of(small.case(), ROWS, small.by_x(ROWS))
-THEIRS = metrics.sample_of(small.case(), ROWS, 1 - small.by_x(ROWS))
+OURS = sample_of(small.case(), ROWS, binary(small.by_x(ROWS)))
+THEIRS = sample_of(small.case(), ROWS, binary(1 - small.by_x(ROWS)))
 
 
-def measure(
-    *parts: Slice, rows: pa.Table = ROWS, theirs: metrics.Sample | None = THEIRS
-) -> tuple[slices.SliceResult, ...]:
+def measure(*parts: Slice, rows: pa.Table = ROWS, theirs: Sample | None = THEIRS) -> tuple[slices.SliceResult, ...]:
     return slices.measure(small.case(slices=parts), rows, OURS, theirs, metric="accuracy")
 
 
-def test_each_value_is_judged_on_its_own_rows_beside_the_champion() -> None:
+def test_each_value_is_measured_on_its_own_rows_beside_the_champion() -> None:
     found = {result.value: result for result in measure(Slice(field="shop", minimum_rows=10))}
     north = np.array([shop == "north" for shop in ROWS["shop"].to_pylist()])
     right = (small.by_x(ROWS) >= 0.5) == ROWS["label:sold"].to_numpy()
@@ -59,7 +58,7 @@ def test_without_a_champion_and_without_rows() -> None:
     assert list(slices.parts(Slice(field="shop"), ROWS.slice(0, 0))) == []
 
 
-def test_it_travels_in_the_report() -> None:
-    score = measure(Slice(field="shop", minimum_rows=10))[0].score()
+def test_a_result_becomes_a_record_of_the_report() -> None:
+    score = measure(Slice(field="shop", minimum_rows=10))[0].to_record()
     assert (score.slice, score.value) == ("shop", "north")
     assert score.metric is not None and score.champion is not None

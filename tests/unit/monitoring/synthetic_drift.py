@@ -1,4 +1,4 @@
-"""A small world whose faults are known, because they are planted here: rows, scores and labels from one seed."""
+"""Rows of a small shop with known drift: features, scores and labels from one seed."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ SERVED = Window(start=START + 4 * WEEK, end=START + 5 * WEEK)
 
 
 @dataclass(frozen=True)
-class World:
-    """How rows come about: what moved since the model was trained, which knows only the unmoved world."""
+class Distribution:
+    """The distribution of rows. The model was trained on the default one."""
 
     shift: float = 0.0  # of weight and speed, in standard deviations
-    slope: float = 1.0  # of the concept: −1 turns it round
-    positives: float | None = None  # rows are drawn so that this share of them is positive
+    slope: float = 1.0  # of the concept; −1 reverses it
+    positives: float | None = None  # if given, the share of positive rows
 
     def rows(self, count: int, seed: int, *, start: datetime = START) -> pa.Table:
-        """Served rows with every label known: count rows evenly over a week."""
+        """`count` served rows, evenly over a week, with every label known."""
         rng = np.random.default_rng(seed)
         size = count * 8 if self.positives is not None else count
         weight, speed = rng.normal(70 + 10 * self.shift, 10, size), rng.gamma(4, 10 + 10 * self.shift, size)
         signal = (weight - 70) / 10 + (speed - 40) / 20
-        odds = 1.5 * signal - 0.5
+        log_odds = 1.5 * signal - 0.5
         bought = rng.random(size) < 1 / (1 + np.exp(-(1.5 * self.slope * signal - 0.5)))
         if self.positives is not None:
             wanted = round(count * self.positives)
             keep = np.concatenate([np.flatnonzero(bought)[:wanted], np.flatnonzero(~bought)[: count - wanted]])
             keep = rng.permutation(keep)
-            weight, speed, odds, bought = weight[keep], speed[keep], odds[keep], bought[keep]
+            weight, speed, log_odds, bought = weight[keep], speed[keep], log_odds[keep], bought[keep]
         step = int(WEEK.total_seconds() * 1e6) // count
-        score = 1 / (1 + np.exp(-odds))
+        score = 1 / (1 + np.exp(-log_odds))
         return pa.table(
             {
                 "row_id": np.arange(count) + seed * 1_000_000,
@@ -91,29 +91,29 @@ class World:
 
 @dataclass(frozen=True)
 class Shop:
-    """A champion's reference, and what monitoring says of a window."""
+    """A use case with a champion's reference, to monitor one window."""
 
     case: UseCase
     reference: Reference
     window: Window = SERVED
 
-    def look(self, rows: pa.Table, *, now: datetime | None = None) -> MonitoringReport:
+    def monitor(self, rows: pa.Table, *, now: datetime | None = None) -> MonitoringReport:
         return monitor(
             self.case, rows, self.reference, window=self.window, now=now or self.window.end + WEEK, champion="c"
         )
 
-    def serve(self, world: World = World(), *, count: int = 336, seed: int = 1) -> pa.Table:
-        return world.rows(count, seed, start=self.window.start)
+    def serve(self, distribution: Distribution = Distribution(), *, count: int = 336, seed: int = 1) -> pa.Table:
+        return distribution.rows(count, seed, start=self.window.start)
 
     def diagnoses(self, rows: pa.Table, *, now: datetime | None = None) -> dict[str, str]:
-        return {alert.kind: alert.diagnosis for alert in self.look(rows, now=now).alerts}
+        return {alert.kind: alert.diagnosis for alert in self.monitor(rows, now=now).alerts}
 
-    def having(self, **changes: object) -> Shop:
-        """The same with other monitoring settings."""
+    def with_settings(self, **changes: object) -> Shop:
+        """The same shop with other monitoring settings."""
         monitoring = self.case.monitoring.model_copy(update=changes)
         return replace(self, case=self.case.model_copy(update={"monitoring": monitoring}))
 
 
-def put(rows: pa.Table, column: str, values: object) -> pa.Table:
+def with_column(rows: pa.Table, column: str, values: object) -> pa.Table:
     """The table with a column replaced."""
     return rows.set_column(rows.column_names.index(column), column, pa.array(values))

@@ -1,4 +1,4 @@
-"""Detectors give river's published answers, and find the drifts that are planted in the streams."""
+"""Detectors give river's published results, and find the known drifts of synthetic streams."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_detectors_of_errors(vectors: dict[str, Any], name: str, parameters: dic
     ("stream", "expected"),
     [
         ("sine_0123_abrupto", {10_000, 20_000, 30_000}),
-        # With 20 % noise the frozen tree loses 3, −2 and 5 points at the three drifts: only the last is plain.
+        # With 20 % noise the frozen tree loses 3, −2 and 5 points at the three drifts: only the last is clear.
         ("sea_0123_abrupto_noise_0.2", {30_000}),
     ],
 )
-def test_adwin_finds_planted_drifts_in_a_models_errors(shared_data: Path, stream: str, expected: set[int]) -> None:
+def test_adwin_finds_known_drifts_in_a_models_errors(shared_data: Path, stream: str, expected: set[int]) -> None:
     """A model of the first 8,000 rows; the concept changes at rows 10,000, 20,000 and 30,000."""
     from sklearn.tree import DecisionTreeClassifier
 
@@ -69,7 +69,7 @@ def test_adwin_finds_planted_drifts_in_a_models_errors(shared_data: Path, stream
     assert not (found < 10_000).any()
 
 
-def test_a_wrong_name_or_parameter_says_what_would_be_right() -> None:
+def test_an_error_names_the_nearest_detector_or_the_wrong_parameter() -> None:
     with pytest.raises(DataError, match="did you mean 'adwin'"):
         detectors.detect("adwinn", [0, 1])
     with pytest.raises(DataError, match="delte"):

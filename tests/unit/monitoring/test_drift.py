@@ -1,4 +1,4 @@
-"""Counts are exact, a reference travels as JSON, and what can't be scored is unknown."""
+"""Counts are exact, a reference survives JSON, and a column that can't be scored is unknown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from evermodel.monitoring.drift import Reference, drift_scores, fit_reference, w
 from evermodel.records import DriftScore
 from evermodel.use_case import UseCase
 from tests.support import ROOT
-
-from .synthetic_drift import Shop, World, put
+from tests.support.scores import binary
+from tests.unit.monitoring.synthetic_drift import Distribution, Shop, with_column
 
 
 def score(before: object, now: object, *, method: str = "jensen_shannon", **options: object) -> DriftScore:
@@ -53,17 +53,17 @@ def test_longest_run() -> None:
     assert [longest_run(np.array(values, dtype=float)) for values in ([], [1], [1, 2, 2, 2, 1, 1])] == [0, 1, 3]
 
 
-def test_the_reference_travels_as_json(shop: Shop) -> None:
+def test_a_reference_survives_json(shop: Shop) -> None:
     assert Reference.from_json(shop.reference.to_json()) == shop.reference
 
 
-def test_parts_of_the_calendar_are_not_watched_and_hashes_are_categories(case: UseCase, shop: Shop) -> None:
+def test_calendar_features_are_not_compared_and_hashed_ones_are_categories(case: UseCase, shop: Shop) -> None:
     assert "hour" not in watched_columns(case)
     assert shop.reference.column("town").categories == ("rome", "oslo", "bonn")
 
 
 @pytest.mark.parametrize("method", ["psi", "jensen_shannon", "ks", "chi2", "hellinger", "wasserstein"])
-def test_every_method_tells_moved_from_unmoved(method: str) -> None:
+def test_every_method_separates_moved_from_unmoved_columns(method: str) -> None:
     rng = np.random.default_rng(3)
     before = rng.normal(size=20_000)
     threshold = 0.001 if method in ("ks", "chi2") else 0.15
@@ -72,7 +72,7 @@ def test_every_method_tells_moved_from_unmoved(method: str) -> None:
 
 
 def test_scores_over_columns_at_once_are_those_of_each_alone(shop: Shop) -> None:
-    rows = shop.serve(World(shift=0.5))
+    rows = shop.serve(Distribution(shift=0.5))
     for method in ("psi", "jensen_shannon", "hellinger", "wasserstein", "ks", "chi2"):
         options = {"method": method, "threshold": 0.1, "minimum_rows": 100}
         together = drift_scores(shop.reference.columns, rows, **options)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_a_constant_that_starts_to_vary_has_moved() -> None:
     found = score(np.zeros(500), now)
     assert (found.score, found.drifted) == (1.0, True)
     assert score(np.zeros(500), np.zeros(300)).drifted is False
-    assert score(np.zeros(500), now, method="ks").score == 0.0  # a p: the least that it can be
+    assert score(np.zeros(500), now, method="ks").score == 0.0  # a p: the lowest possible
     assert score(["a"] * 500, ["a", "b", "c"] * 100).drifted is True
     assert score(np.full(500, np.nan), np.arange(300.0)).drifted is True  # nothing, and now something
 
@@ -97,7 +97,7 @@ def test_a_constant_that_starts_to_vary_has_moved() -> None:
     [np.full(300, np.nan), np.arange(99.0), np.array([], dtype=float), ["a"] * 300],
     ids=["nan", "few", "none", "text"],
 )
-def test_what_cant_be_scored_is_unknown(now: object) -> None:
+def test_a_column_that_cannot_be_scored_is_unknown(now: object) -> None:
     found = score(np.arange(500.0), now)
     assert found.score is None and found.drifted is None
 
@@ -109,7 +109,7 @@ def test_a_reference_of_too_few_rows_or_no_column_is_unknown() -> None:
     assert missing[0].score is None
 
 
-def test_a_small_window_of_the_same_world_seldom_drifts() -> None:
+def test_a_small_window_of_the_same_distribution_seldom_drifts() -> None:
     """336 rows over 20 bins are 0.08 apart by chance alone: the threshold of 0.1 needs the test beside it."""
     rng = np.random.default_rng(5)
     before = rng.normal(size=5000)
@@ -118,29 +118,29 @@ def test_a_small_window_of_the_same_world_seldom_drifts() -> None:
     assert sum(bool(item.drifted) for item in found) <= 3
 
 
-def test_labels_are_read_off_rows_that_the_model_was_not_trained_on(case: UseCase, shop: Shop) -> None:
-    train, gate = World().rows(500, seed=1), World(positives=0.9).rows(500, seed=2)
-    scores = {"buy": train["score"].to_numpy()}
-    judged = (gate, {"buy": gate["score"].to_numpy()})
+def test_labels_are_taken_from_rows_that_the_model_was_not_trained_on(case: UseCase, shop: Shop) -> None:
+    train, gate = Distribution().rows(500, seed=1), Distribution(positives=0.9).rows(500, seed=2)
+    scores = {"buy": binary(train["score"].to_numpy())}
+    judged = (gate, {"buy": binary(gate["score"].to_numpy())})
     options = {"performance": 0.8, "window": shop.window}
     assert fit_reference(case, train, scores, **options).labels[0].base == pytest.approx(0.4, abs=0.1)  # type: ignore[arg-type]
-    assert fit_reference(case, train, scores, judged=judged, **options).labels[0].base == pytest.approx(0.9)  # type: ignore[arg-type]
+    assert fit_reference(case, train, scores, gate=judged, **options).labels[0].base == pytest.approx(0.9)  # type: ignore[arg-type]
 
 
-def test_an_empty_table_makes_a_reference_that_knows_nothing(case: UseCase, shop: Shop) -> None:
-    empty = World().rows(200, seed=1).slice(0, 0)
-    reference = fit_reference(case, empty, {"buy": np.array([])}, performance=None, window=shop.window)
-    assert all(item.drifted is None for item in Shop(case, reference).look(shop.serve()).drift)
+def test_the_reference_of_an_empty_table_makes_every_drift_unknown(case: UseCase, shop: Shop) -> None:
+    empty = Distribution().rows(200, seed=1).slice(0, 0)
+    reference = fit_reference(case, empty, {"buy": binary([])}, performance=None, window=shop.window)
+    assert all(item.drifted is None for item in Shop(case, reference).monitor(shop.serve()).drift)
 
 
 def test_a_column_put_in_place_of_another_type_is_counted_in_its_own_kind() -> None:
-    table = put(World().rows(200, seed=1), "town", pa.array(["rome", None] * 100))
+    table = with_column(Distribution().rows(200, seed=1), "town", pa.array(["rome", None] * 100))
     reference = column_reference("town", table["town"], bins=20)
     assert reference.null_share == 0.5 and reference.counts == (100, 0, 100)
 
 
-def test_what_serving_always_says_the_same_of_is_not_watched() -> None:
-    """A position varies in training and is 1 in every answer: watched, it would look like a column that died."""
+def test_a_column_that_serving_fixes_is_not_compared() -> None:
+    """A position varies in training and is 1 in every answer: it would look like a column that became constant."""
     restaurants = use_case.load(ROOT / "use_cases" / "restaurants.yaml")
     assert "position" in restaurants.feature_columns()
     assert "position" not in watched_columns(restaurants)

@@ -1,4 +1,4 @@
-"""Skew is the share of answers whose feature isn't what the offline path gives for the same event."""
+"""Skew is the share of answers whose feature differs from the one recomputed offline for the same event."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_each_feature_has_its_own_share() -> None:
     assert skew(CASE, served, offline) == {"paid": 0.5, "page": 0.25}
 
 
-def test_only_answers_whose_event_is_there_are_compared() -> None:
+def test_only_answers_with_an_event_are_compared() -> None:
     served, offline = table([1.0, 2.0], ["a", "b"]), table([1.0, 9.0], ["a", "z"], first=1)
     assert skew(CASE, served, offline) == {"paid": 1.0, "page": 1.0}, "v1 alone has a pair"
     assert skew(CASE, served, table([1.0], ["a"], first=5)) == {}
 
 
-def test_what_serving_always_says_is_not_compared_and_what_has_no_identity_is_refused() -> None:
+def test_a_fixed_column_is_not_compared_and_rows_without_identity_are_an_error() -> None:
     rows = table([1.0], ["a"])
     assert "place" not in skew(CASE, rows, rows)
     with pytest.raises(DataError, match="no visit"):
