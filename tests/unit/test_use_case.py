@@ -54,6 +54,22 @@ def test_an_error_names_the_line_the_path_the_value_and_the_nearest(
     assert message.count("\n") == 0, "one mistake is one line"
 
 
+@pytest.mark.parametrize(("old", "new"), [("replay_share", "rehearsal_share"), ("replay_span", "rehearsal_span")])
+def test_a_renamed_key_names_the_new_one(old: str, new: str) -> None:
+    text = ELECTRICITY.replace("  stateful: {", f"  stateful: {{\n    {old}: 0.3, ", 1)
+    line = text[: text.index(old)].count("\n") + 1
+    with pytest.raises(UseCaseError, match=rf"^e\.yaml:{line}: training\.stateful: unknown key '{old}'; .*'{new}'"):
+        use_case.parse(text, name="e.yaml")
+
+
+def test_a_dump_has_the_keys_of_the_file() -> None:
+    case = use_case.parse(ELECTRICITY)
+    assert case.model_dump(mode="json")["monitoring"]["window"] == "7d"
+    assert use_case.UseCase.model_validate_json(case.model_dump_json()) == case
+    with pytest.raises(UseCaseError, match="unknown key 'window_length'"):
+        use_case.parse(ELECTRICITY.replace("window: 7d", "window_length: 7d"))
+
+
 def test_a_champion_does_not_go_live_before_its_window_is_over() -> None:
     early = ELECTRICITY.replace("  epochs: 10", "  live: 1997-05-04T23:30:00Z\n  epochs: 10", 1)
     with pytest.raises(UseCaseError, match=r"live = 1997-05-04T23:30:00.* is before the first champion's window"):

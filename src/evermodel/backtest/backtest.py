@@ -36,7 +36,7 @@ from evermodel.records import RUN_STATES, Alert, Decision, Release, Window, cano
 from evermodel.registry.promotion import promote
 from evermodel.retraining.policy import decide, schedule_alert
 from evermodel.retraining.rounds import Turn, run_round
-from evermodel.serving.batch import scored
+from evermodel.serving.batch import score_rows
 from evermodel.use_case import UseCase
 
 PolicyName = Literal["stateful", "from_scratch", "static"]
@@ -115,7 +115,7 @@ def read_history(use_case: UseCase, *, data_dir: str | Path, out: str, progress:
     newest = max(micros(pc.max(log.read(source.name)["event_time"]).as_py()) for source in use_case.sources)
     end = from_micros(newest + 1)
     # Every label that history knows: nothing is masked yet, so `now` lies beyond the last label.
-    rows = training_set.rows(use_case, log, window=None, now=end + timedelta(microseconds=use_case.maturity))
+    rows = training_set.build_rows(use_case, log, window=None, now=end + timedelta(microseconds=use_case.maturity))
     times = rows["event_time"].cast(pa.int64()).to_numpy()
     return History(rows, times, log.data_version(), end, log)
 
@@ -180,7 +180,7 @@ def _live(use_case: UseCase, history: History, first: Turn, policy: PolicyName, 
     )
     variant = _with_mode(use_case, "from_scratch" if policy == "from_scratch" else "stateful")
     life = Life(policy, variant, ledger, home, first.challenger, first.reference)
-    step = timedelta(microseconds=use_case.monitoring.window)
+    step = timedelta(microseconds=use_case.monitoring.window_length)
     while start < history.end:
         window = Window(start=start, end=start + step)
         _live_window(life, history, window, progress)
@@ -198,7 +198,7 @@ def _live_window(life: Life, history: History, window: Window, progress: Progres
     if rows.num_rows == 0:
         return
     release = life.champion.release
-    life.served.append((window, scored(life.use_case, life.champion, as_served(life.use_case, rows)), release.id))
+    life.served.append((window, score_rows(life.champion, as_served(life.use_case, rows)), release.id))
     now = window.end
     if now >= history.end:
         return  # history is over: nobody would be served by a new champion

@@ -1,18 +1,16 @@
-"""The use-case file: all that makes one model's life, as frozen models. `load` reads and checks it.
+"""The use-case file as frozen models. `load` reads and checks it.
 
-The sections, in the order in which a model lives through them; each is a module of its own:
-
-| module | sections of the file | what they say |
+| module | sections of the file | what they define |
 |---|---|---|
-| `data` | entities, sources, predict, labels | where rows come from, which are answered, and what became of them |
-| `features` | features | what the models see |
-| `training` | objectives, split, training | what learns, first and in every later turn |
-| `judging` | evaluation, gate, slices, behaviour | when a challenger may go live |
-| `life` | serving, monitoring, retraining, business | what happens then, until the next turn |
+| `data` | entities, sources, predict, labels | where rows come from, which of them get a prediction, and their outcomes |
+| `features` | features | the inputs of the models |
+| `training` | objectives, split, training | the models, and the recipes of the first and of every later training |
+| `evaluation` | evaluation, gate, slices, behaviour | when a challenger may go live |
+| `operations` | serving, monitoring, retraining, business | what happens after promotion |
 
-`case` holds them together and checks what one says of another; `terms` is what all are written in; `reading` makes a
-`UseCase` of a text; `remembered` keeps what is worked out of one. What is wrong is said with the file, the line, the
-path, the value and the nearest valid name; nothing is guessed.
+`case` joins the sections and checks the references between them. `types` has durations, names and shares. `parsing` reads
+a `UseCase` from text. `cache` keeps values that are derived from one. An error states the file, the line, the path, the
+value and the nearest valid name.
 """
 
 from evermodel.records import Time, Window

@@ -1,4 +1,4 @@
-"""What is worked out of a use case once: requests ask for it thousands of times a minute."""
+"""Values that are derived from a use case once, because requests need them thousands of times a minute."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeVar
 
 from evermodel.use_case.case import UseCase
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
-def of_use_case(make: Callable[[UseCase], Found]) -> Callable[[UseCase], Found]:
-    """`make`, called once for each use case that is alive, by identity. Nobody may change what it gives."""
-    known: dict[int, tuple[weakref.ref[UseCase], Found]] = {}
+def of_use_case(make: Callable[[UseCase], Value]) -> Callable[[UseCase], Value]:
+    """Decorator: calls `make` once for each living use case, by identity. Callers must not change the value."""
+    known: dict[int, tuple[weakref.ref[UseCase], Value]] = {}
 
     @wraps(make)
-    def remembered(use_case: UseCase) -> Found:
+    def cached(use_case: UseCase) -> Value:
         entry = known.get(id(use_case))
         if entry is None or entry[0]() is not use_case:
             entry = weakref.ref(use_case), make(use_case)
@@ -25,4 +25,4 @@ def of_use_case(make: Callable[[UseCase], Found]) -> Callable[[UseCase], Found]:
             weakref.finalize(use_case, known.pop, id(use_case), None)
         return entry[1]
 
-    return remembered
+    return cached

@@ -1,7 +1,7 @@
-"""The whole file: its sections together, and the one place that checks what one section says of another.
+"""The whole file: its sections, and the checks of references between them.
 
-Each section checks itself; whether a feature's source, an objective's label or a slice's column is there is known only
-here. What refers to code by an import path is loaded, so that a wrong path is found with the file and not in a run.
+Each section checks itself. Only this module can check that a feature's source, an objective's label or a slice's column
+exists. Import paths are loaded, so that a wrong one fails when the file is read, not in a run.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from evermodel.use_case.operations import BusinessFigure, Monitoring, Retraining
 from evermodel.use_case.training import LOSSES, MODEL_KINDS, TREE_LOSSES, Objective, Split, Training
 from evermodel.use_case.types import Name, Section
 
-RESERVED = ("event_time", "created_time", "ingest_seq", "row_id")  # every event has these already
+RESERVED = ("event_time", "created_time", "ingest_seq", "row_id")  # every event has these
 
 
 class UseCase(Section):
-    """One file and all that lives under its name."""
+    """One file. Everything of a use case is stored under its name."""
 
     name: Name
     description: str = ""
@@ -78,11 +78,11 @@ class UseCase(Section):
         return max(label.delay for label in self.labels)
 
     def digest(self) -> str:
-        """Of the content, not of the text: comments and order of keys don't count."""
+        """The sha256 of the content, not of the text: comments and the order of keys don't count."""
         return sha256(canonical_json(self.model_dump(mode="json")).encode())
 
     def feature_columns(self, objective: str | None = None) -> tuple[str, ...]:
-        """The columns that the features make, in order: a window feature makes one a span."""
+        """The columns that the features make, in order: a window feature makes one for each span."""
         columns: list[str] = []
         for feature in self.features:
             if objective is None or feature.objectives is None or objective in feature.objectives:
@@ -96,17 +96,17 @@ class UseCase(Section):
 
 
 def with_seed(case: UseCase, seed: int) -> UseCase:
-    """The same use case with another seed: a variant is the base with one field changed."""
+    """The same use case with another seed."""
     return case.model_copy(update={"training": case.training.model_copy(update={"seed": seed})})
 
 
 def source_columns(use_case: UseCase, source: Source) -> set[str]:
-    """What a row of the source holds: its fields and constants."""
+    """The columns of a source's rows: its fields and constants."""
     return {field.name for field in source.fields} | set(source.constants)
 
 
 def _check_names(case: UseCase) -> None:
-    """Every name that refers to something refers to something that is there, with a fitting type."""
+    """Check that each reference leads to something that exists and has a fitting type."""
     sources = {source.name: source for source in case.sources}
     columns = {name: source_columns(case, source) for name, source in sources.items()}
     _need("predict.source", case.predict.source, sources)
@@ -114,15 +114,17 @@ def _check_names(case: UseCase) -> None:
     _check_data(case, sources, columns, spine)
     _check_features(case, sources, columns, spine)
     _check_objectives(case)
-    _check_judging(case, {*case.feature_columns(), *spine})
+    _check_evaluation(case, {*case.feature_columns(), *spine})
     if "simulator" in {source.reader for source in case.sources} and case.simulator is None:
-        raise ValueError("a source reads from the simulator, and there is no simulator section")
+        raise ValueError("a source has the reader simulator, so the file needs a simulator section")
 
 
 def _check_data(case: UseCase, sources: dict[str, Source], columns: dict[str, set[str]], spine: set[str]) -> None:
     for name, source in sources.items():
         if taken := sorted(columns[name] & set(RESERVED)):
-            raise ValueError(f"sources.{name}: a field can't be named {taken[0]!r}: every event has one of its own")
+            raise ValueError(
+                f"sources.{name}: a field can't be named {taken[0]!r}: every event has a column of that name"
+            )
         for key in source.unique:
             _need(f"sources.{name}.unique", key, columns[name] | {"event_time", "created_time"})
     for key in ("group", "item", "position"):
@@ -178,7 +180,7 @@ def _check_objectives(case: UseCase) -> None:
             _need(f"{where}.loss", objective.loss, ("default", *(name for names in LOSSES.values() for name in names)))
 
 
-def _check_judging(case: UseCase, columns: set[str]) -> None:
+def _check_evaluation(case: UseCase, columns: set[str]) -> None:
     _need("evaluation.metric", case.evaluation.metric, metric_names(case.framing))
     _need("gate.metric", case.gate.metric, metric_names(case.framing))
     for name in case.evaluation.baselines:
@@ -212,11 +214,11 @@ def _check_label(label: Label, sources: dict[str, Source], columns: dict[str, se
 
 
 def _counted(case: UseCase, source: str) -> set[str]:
-    """The fields of labels that name their positive value: a rate counts it, whatever the field's type."""
-    found = {
+    """The fields of labels with a positive value. Their rate counts that value, so the field may have any type."""
+    fields = {
         label.field or label.name for label in case.labels if label.kind == "column" and label.positive is not None
     }
-    return found if source == case.predict.source else set()
+    return fields if source == case.predict.source else set()
 
 
 def _check_aggregate(where: str, feature: WindowFeature | LagFeature, source: Source, counted: set[str]) -> None:
@@ -229,11 +231,11 @@ def _check_aggregate(where: str, feature: WindowFeature | LagFeature, source: So
     if feature.aggregate == "rate" and feature.field in counted:
         return
     if feature.aggregate in ("sum", "mean", "rate") and feature.field in {field.name for field in source.fields}:
-        found = source.field(feature.field or "").type
-        if found not in ("float", "int", "bool"):
-            raise ValueError(f"{where}: {feature.aggregate} of {feature.field!r}, which is a {found}; take a number")
+        kind = source.field(feature.field or "").type
+        if kind not in ("float", "int", "bool"):
+            raise ValueError(f"{where}: {feature.aggregate} needs a number, but {feature.field!r} is a {kind}")
 
 
 def _need(where: str, name: str | None, valid: Any) -> None:
     if name is not None and name not in valid:
-        raise ValueError(f"{where} = {name!r} is not there; {nearest(name, valid)}")
+        raise ValueError(f"{where} = {name!r} does not exist; {nearest(name, valid)}")

@@ -1,7 +1,7 @@
-"""Where rows come from, and what becomes of them: entities, sources, the answered rows, labels.
+"""Entities, sources, the prediction task and labels.
 
-A *source* yields events (rows with entity keys, an event time, a creation time). The *prediction source* is the one
-whose rows are answered: one row, one prediction. A *label* is an outcome of such a row, known after a delay.
+A *source* yields events: rows with entity keys, an event time and a creation time. Each row of the *prediction source*
+gets one prediction. A *label* is an outcome of such a row, known after a delay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Entity(Section):
 
 
 class Field(Section):
-    """A column of a source, with what is allowed in it: a row outside is rejected with the reason."""
+    """A column of a source, and its allowed values: a row with another value is rejected with the reason."""
 
     name: Name
     type: Literal["float", "int", "string", "bool", "timestamp"] = "float"
@@ -35,7 +35,7 @@ class Field(Section):
     nullable: bool = False
     values: tuple[str, ...] | None = None
     resolution: float = Setting(2.0**-20, gt=0, description="window sums are exact multiples of this")
-    column: str | None = Setting(None, description="its name in the raw source, where that differs")
+    column: str | None = Setting(None, description="its name in the raw source, if it differs")
     description: str = ""
 
 
@@ -47,7 +47,7 @@ class RowNumber(Section):
 
 
 class Clock(Section):
-    """Where an event's time comes from: a column, or the row's number where a history has no times."""
+    """The origin of an event's time: a column, or the row's number if a history has no times."""
 
     field: str | None = None
     row_number: RowNumber | None = None
@@ -66,13 +66,15 @@ class Source(Section):
     name: Name
     reader: str = Setting(description="csv, tsv, parquet, sessions, simulator, or an import path")
     path: str | None = None
-    provenance: str = Setting("", description="where the data comes from, and under which licence")
+    provenance: str = Setting("", description="the origin of the data, and its licence")
     event_time: Clock
-    created_time: Clock | None = Setting(None, description="absent: created when it happened")
+    created_time: Clock | None = Setting(None, description="absent: the event time")
     constants: dict[str, str | int | float] = Setting({})
     fields: tuple[Field, ...] = Setting(min_length=1)
     unique: tuple[str, ...] = Setting((), description="columns that identify a row; a repeat is a duplicate")
-    lateness: Duration = Setting(0, description="an event created later than this after it happened counts as late")
+    lateness: Duration = Setting(
+        0, description="an event counts as late if it is created more than this after its event time"
+    )
     options: dict[str, Any] = Setting({})
 
     def field(self, name: str) -> Field:
@@ -80,13 +82,13 @@ class Source(Section):
 
 
 class PredictionTask(Section):
-    """Whose rows are answered."""
+    """The source whose rows get a prediction."""
 
     source: str
     group: str | None = Setting(None, description="rows of one request, ranked together")
-    item: str | None = Setting(None, description="what is ranked")
+    item: str | None = Setting(None, description="the column of the ranked item")
     position: str | None = None
-    catalogue: str | None = Setting(None, description="a source whose items are all ranked for each row")
+    catalogue: str | None = Setting(None, description="a source: all of its items are ranked for each row")
 
 
 class Label(Section):

@@ -1,4 +1,4 @@
-"""What the models see: the kinds of features, told apart by `kind`, and the columns that each of them makes."""
+"""The inputs of the models: the kinds of features, selected by `kind`, and the columns that each of them makes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ class _Feature(Section):
     name: Name
     encode: Encoding = "numeric"
     missing: Literal["mean", "zero", "indicator"] = Setting(
-        "indicator", description="indicator: mean, and a column that says so where the training rows had nulls"
+        "indicator", description="indicator: the mean, and a column that marks it if the training rows had nulls"
     )
     buckets: int = Setting(64, ge=2, description="of a hash or an embedding")
     dim: int = Setting(8, ge=1, description="of an embedding")
-    bins: int = Setting(16, ge=2, description="quantile bins of the training part")
+    bins: int = Setting(16, ge=2, description="quantile bins of the training rows")
     valid_min: float | None = None
     valid_max: float | None = None
     objectives: tuple[str, ...] | None = Setting(None, description="absent: all")
 
 
 class ColumnFeature(_Feature):
-    """A column of the answered row: known when the request is made."""
+    """A column of the row to predict, known at the time of the request."""
 
     kind: Literal["column"] = "column"
     field: str | None = Setting(None, description="absent: the feature's name")
     serve_as: float | int | str | None = Setting(
-        None, description="what serving always says, such as position 1: the bias is learned, not used"
+        None,
+        description="the value that serving always uses, such as position 1: the position bias is learned but not applied",
     )
 
 
@@ -43,10 +44,10 @@ class CalendarFeature(_Feature):
 
 
 class WindowFeature(_Feature):
-    """An aggregate of an entity's earlier events in [t − delay − span, t − delay), one feature a span.
+    """An aggregate of an entity's earlier events in [t − delay − span, t − delay), one feature for each span.
 
-    Named `{name}_{span}`. `rate` is the mean of a 0/1 field. With a label's field use a delay no shorter than the
-    label's. `last` and `distinct` take any type; `sum`, `mean` and `rate` numbers.
+    Named `{name}_{span}`. `rate` is the mean of a 0/1 field. If the field belongs to a label, use a delay no shorter than
+    the label's. `last` and `distinct` take any type; `sum`, `mean` and `rate` take numbers.
     """
 
     kind: Literal["window"]
@@ -60,7 +61,7 @@ class WindowFeature(_Feature):
 
 
 class LagFeature(_Feature):
-    """The value that an entity's `steps`-th event before this one had."""
+    """The field's value in the entity's `steps`-th event before this one."""
 
     kind: Literal["lag"]
     source: str
@@ -71,7 +72,7 @@ class LagFeature(_Feature):
 
 
 class CrossFeature(_Feature):
-    """Two or more categories as one."""
+    """Two or more categories combined into one."""
 
     kind: Literal["cross"]
     of: tuple[str, ...] = Setting(min_length=2)
@@ -91,8 +92,11 @@ Feature = Annotated[
 ]
 
 
+FEATURE_KINDS = ("column", "calendar", "window", "lag", "cross", "custom")
+
+
 def feature_columns(feature: Feature) -> tuple[str, ...]:
-    """`("amount_sum_1d", "amount_sum_7d")` of a window over two spans; the feature's name of any other."""
+    """`("amount_sum_1d", "amount_sum_7d")` for a window feature of two spans; the name of any other feature."""
     if isinstance(feature, WindowFeature):
         return tuple(f"{feature.name}_{format_duration(span)}" for span in feature.spans)
     return (feature.name,)

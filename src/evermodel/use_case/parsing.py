@@ -1,7 +1,6 @@
-"""From text to a `UseCase`, or to an error with the file, the line, the path, the value and the nearest valid name.
+"""Reads a `UseCase` from text. An error states the file, the line, the path, the value and the nearest valid name.
 
-The names come from the sections' own checks; the line and the path are found here, in the YAML tree that the values were
-made from. Nothing is guessed.
+The sections' own checks find the valid names. This module finds the line and the path in the YAML tree.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from pydantic import ValidationError
 from evermodel import storage
 from evermodel.errors import UseCaseError
 from evermodel.use_case.case import UseCase
+from evermodel.use_case.features import FEATURE_KINDS
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast where libyaml is
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster, if libyaml is installed
 _PATH = re.compile(r"^([a-z_]+(?:\.\w+)*)[ :']")
+_UNKNOWN_KEY = re.compile(r"unknown key '([^']+)'")
 
 
 def load(path: str | Path) -> UseCase:
@@ -29,7 +30,7 @@ def load(path: str | Path) -> UseCase:
 
 
 def parse(text: str, *, name: str = "use case") -> UseCase:
-    """Read the text of a use-case file; `name` stands in the errors."""
+    """Read the text of a use-case file; errors begin with `name`."""
     loader = _Loader(text)
     try:
         tree = loader.get_single_node()
@@ -49,7 +50,7 @@ def parse(text: str, *, name: str = "use case") -> UseCase:
 
 
 def _follows(item: dict[str, Any], items: list[dict[str, Any]]) -> bool:
-    """Whether a list is too short only because its elements are wrong: the elements' errors say so already."""
+    """Whether a list is too short only because its elements are wrong, which their own errors state."""
     here = item["loc"]
     return item["type"] == "too_short" and any(
         other["loc"][: len(here)] == here and len(other["loc"]) > len(here) for other in items
@@ -58,23 +59,29 @@ def _follows(item: dict[str, Any], items: list[dict[str, Any]]) -> bool:
 
 def _explain(name: str, tree: yaml.Node, error: dict[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"] and (said := _PATH.match(message)):
-        return f"{name}:{_line_of(tree, said[1])}: {message}"  # the message begins with the path already
-    line, path = _locate(tree, error["loc"])
+    if not error["loc"] and (path := _PATH.match(message)):
+        return f"{name}:{_line(_find(tree, path[1]))}: {message}"  # the message begins with the path already
+    node, where = _locate(tree, error["loc"])
+    if key := _UNKNOWN_KEY.match(message):
+        node = _child(node, key[1]) or node
     value = error.get("input")
     shown = "" if isinstance(value, (dict, list)) else f" = {value!r}"
-    return f"{name}:{line}: {path or 'use case'}{shown}: {message}"
+    return f"{name}:{_line(node)}: {where or 'use case'}{shown}: {message}"
 
 
-def _line_of(tree: yaml.Node, path: str) -> int:
-    """The line of a path such as `labels.up.field`, where a list's element goes by its name."""
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _find(tree: yaml.Node, path: str) -> yaml.Node:
+    """The deepest node on a path such as `labels.up.field`, in which a list's element goes by its name."""
     node = tree
     for step in path.split("."):
-        found = _child(node, step)
-        if found is None:
+        child = _child(node, step)
+        if child is None:
             break
-        node = found
-    return int(node.start_mark.line) + 1
+        node = child
+    return node
 
 
 def _child(node: yaml.Node, step: str) -> yaml.Node | None:
@@ -86,24 +93,24 @@ def _child(node: yaml.Node, step: str) -> yaml.Node | None:
     return None
 
 
-def _locate(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
-    """The line of the deepest node on the error's path, and the path as it is written in the file."""
+def _locate(tree: yaml.Node, loc: tuple[int | str, ...]) -> tuple[yaml.Node, str]:
+    """The deepest node on the error's path, and the path as it is written in the file."""
     node, path = tree, ""
     for step in loc:
         if isinstance(node, yaml.MappingNode):
-            found = _child(node, str(step))
-            if found is None:
+            child = _child(node, str(step))
+            if child is None:
                 if not _is_tag(step):
                     path += f".{step}"
-                continue  # a missing key, or the tag of a union, which the file doesn't hold
-            node, path = found, f"{path}.{step}"
+                continue  # a missing key, or the tag of a union, which is not in the file
+            node, path = child, f"{path}.{step}"
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node, path = node.value[step], f"{path}[{step}]"
-    return int(node.start_mark.line) + 1, path.lstrip(".")
+    return node, path.lstrip(".")
 
 
 def _is_tag(step: int | str) -> bool:
-    return step in {"column", "calendar", "window", "lag", "cross", "custom"}
+    return step in FEATURE_KINDS
 
 
 def json_schema() -> dict[str, Any]:

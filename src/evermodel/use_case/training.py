@@ -1,11 +1,12 @@
-"""What learns, and how: the models, one objective each, and the recipe of the first champion and of every later turn.
+"""The models, and the recipes that train the first champion and every later round.
 
-An *objective* is one model of one label; the score of a row is Σ weight × objective's score.
+An *objective* is one model of one label. The score of a row is Σ weight × objective's score.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field as Setting
 from pydantic import ValidationError, model_validator
@@ -95,25 +96,27 @@ class Split(Section):
 
 
 class Stateful(Section):
-    """How a retraining turn goes on from the champion."""
+    """The recipe of a stateful retraining round, which continues from the champion."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"replay_share": "rehearsal_share", "replay_span": "rehearsal_span"}
 
     epochs: int = Setting(1, ge=1)
-    learning_rate: float | None = Setting(None, gt=0, description="absent: the champion's scheduler goes on")
+    learning_rate: float | None = Setting(None, gt=0, description="absent: the champion's schedule continues")
     batch_size: int | None = Setting(None, ge=1)
     rehearsal_share: float = Setting(
-        0.2, ge=0, lt=1, description="of the rows trained, older ones drawn against forgetting"
+        0.2, ge=0, lt=1, description="share of old rows among the rows trained, drawn at random against forgetting"
     )
     rehearsal_span: Duration | None = Setting(
-        None, description="how far back they are drawn from; absent: to the beginning"
+        None, description="how far back old rows are drawn; absent: from all history"
     )
     restandardise: bool = True
 
 
 class Training(Section):
-    first: Window | None = Setting(None, description="what the first champion is trained on")
+    first: Window | None = Setting(None, description="the window that the first champion is trained on")
     live: Time | None = Setting(
         None,
-        description="when a replay's first champion is trained and goes live: later than the end of `first` where labels take long; absent: at that end",
+        description="when a backtest's first champion is trained and goes live: after the end of `first` if labels arrive late; absent: at that end",
     )
     epochs: int = Setting(10, ge=1)
     batch_size: int = Setting(256, ge=1)
@@ -121,14 +124,16 @@ class Training(Section):
     weight_decay: float = Setting(0.0, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     scheduler: Literal["constant", "cosine", "step"] = "constant"
-    patience: int | None = Setting(None, ge=1, description="epochs without a better validation loss")
+    patience: int | None = Setting(
+        None, ge=1, description="training stops after so many epochs without a better validation loss"
+    )
     seed: int = 0
-    sample: int | None = Setting(None, ge=1, description="at most so many rows a fit, drawn by `sampling`")
+    sample: int | None = Setting(None, ge=1, description="the most rows of one fit, drawn by `sampling`")
     sampling: Literal["simple", "stratified"] = "simple"
     stateful: Stateful = Stateful()
 
     @model_validator(mode="after")
     def _live_after_first(self) -> Self:
         if self.live is not None and (self.first is None or self.live < self.first.end):
-            raise ValueError(f"live = {self.live.isoformat()} is before the first champion's window, first, is over")
+            raise ValueError(f"live = {self.live.isoformat()} is before the first champion's window, `first`, ends")
         return self

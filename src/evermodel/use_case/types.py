@@ -1,12 +1,13 @@
-"""What every section is written in: durations, names, shares, and `Section`, which knows its keys.
+"""The value types of the file (durations, names, shares) and `Section`, the base of all its parts.
 
-Durations are written `30m`, `2h`, `7d` and held as microseconds, so that array code can use them.
+A duration is written `30m`, `2h`, `7d` and held as int microseconds, so that array code can use it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
 from pydantic import Field as Setting
@@ -18,7 +19,7 @@ _DURATION = re.compile(r"^(\d+)(ms|s|m|h|d|w)$")
 
 
 def parse_duration(value: Any) -> int:
-    """`7d` → microseconds. ValueError where it is something else."""
+    """`7d` → microseconds; ValueError if the text is no duration."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = _DURATION.match(str(value))
@@ -47,15 +48,22 @@ Share = Annotated[float, Setting(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the file. An unknown key is an error that names the nearest valid one."""
+    """A part of the file. An unknown key is an error that names the nearest valid one.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    A field's alias is its key in the file and in every dump. `renamed`: keys of earlier versions, with their new names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, serialize_by_alias=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, values: Any) -> Any:
         if isinstance(values, dict):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
             for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+                if key in cls.renamed:
+                    raise ValueError(f"unknown key {key!r}; its name is {cls.renamed[key]!r} now")
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), known)}")
         return values

@@ -18,7 +18,7 @@ from evermodel.workflow.project import Project
 
 def newest_window(case: UseCase, *, now: datetime) -> Window:
     """The last whole monitoring window before `now`, on a grid of its length from the epoch."""
-    length = case.monitoring.window
+    length = case.monitoring.window_length
     end = micros(now) // length * length
     return Window(start=from_micros(end - length), end=from_micros(end))
 
@@ -67,7 +67,7 @@ def _look(
     answers = RequestLog(project.profile.place(case.name, "requests")).read(window)
     champion = _answering(project.ledger().promotions(case.name), answers)
     served = served_rows(case, answers, project.log(case), now=now)
-    offline = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
+    offline = training_sets.build_rows(case, project.log(case), window=window, now=now, labelled=False)
     differs = skew(case, served, offline) if served.num_rows else {}
     reference = reference_for(champion)
     report = look(case, served, reference, window=window, now=now, champion=champion.id, skew=differs)
