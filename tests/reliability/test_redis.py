@@ -140,7 +140,7 @@ def test_a_view_defined_anew_takes_no_rows_of_the_old_kind(
         return known
 
     monkeypatch.setattr(store, "_names", changed)
-    with pytest.raises(FeatureStoreError, match="defined anew"):
+    with pytest.raises(FeatureStoreError, match="redefined"):
         row(store, "x", 1, 1.0)
     monkeypatch.undo()
     assert store.read("v", ["x"]).event_times.tolist() == [-1]
@@ -208,7 +208,6 @@ def test_the_cluster_s_feature_store_is_applied_from_the_profile(
     (root / "use_cases").mkdir(parents=True)
     with postgresql_server() as database, s3_server(monkeypatch) as state:
         places = {
-            "profile": "cluster",
             "state": state,
             "ledger": (url := database_url(database)).partition("?")[0],
             "ledger_password_file": str(database.password_file),

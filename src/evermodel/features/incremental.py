@@ -1,7 +1,7 @@
-"""Windows event by event: what `windows` says, kept up to date as events come in, for the online store.
+"""Windows event by event, for the online store: the definition of `windows`, updated as events come in.
 
-Plain Python over one entity's sorted events, with the same exact sums as `windows.bulk`; the tests hold the two equal to
-the last bit.
+Plain Python over one entity's sorted events, with the same exact sums as `windows.bulk`; tests check that both are equal
+to the last bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evermodel.features.measures import (
 
 
 class _History:
-    """One entity's events in (time, seq) order, with running sums that are extended when they are asked for."""
+    """One entity's events in (time, seq) order, with running sums that are extended when they are needed."""
 
     __slots__ = ("columns", "created", "keys", "late", "sums")
 
@@ -40,7 +40,7 @@ class _History:
         self.late = False
 
     def insert(self, key: tuple[int, int], created: int, values: Mapping[str, Any]) -> bool:
-        """Put an event in its place; False where it is there already (a replayed batch changes nothing)."""
+        """Inserts an event in order; False if it is there already, so that a batch that comes again changes nothing."""
         at = len(self.keys) if not self.keys or key > self.keys[-1] else bisect_left(self.keys, key)
         if at < len(self.keys) and self.keys[at] == key:
             return False
@@ -61,7 +61,7 @@ class _History:
         return numbers, totals
 
     def cut(self, at: int) -> None:
-        """Forget the first `at` events."""
+        """Removes the first `at` events."""
         del self.keys[:at], self.created[:at]
         for values in self.columns.values():
             del values[:at]
@@ -70,11 +70,11 @@ class _History:
 
 
 class Incremental:
-    """The same windows, kept up to date event by event: what the online store is fed from.
+    """The same windows, updated event by event, as the source of the online store.
 
     Any batching and order of arrival gives the same values, and an event that arrives twice counts once. State is
     the events within reach; `evict` bounds it. `resolutions` names the resolution of each field that is added.
-    `same_source` says whether the answered rows are themselves events of this source.
+    `same_source`: whether the rows to compute for are themselves events of this source.
     """
 
     def __init__(self, measures: Sequence[Measure], *, same_source: bool, resolutions: Mapping[str, float]) -> None:
@@ -85,11 +85,11 @@ class Incremental:
         self._histories: dict[int | str, _History] = {}
 
     def update(self, events: EventArrays) -> int:
-        """Take events in (keys as `entity`, values of every measured field); how many of them were new."""
+        """Adds events (keys as `entity`, values of every measured field); returns how many were new."""
         columns = {name: _scalars(events.fields[name]) for name in self._fields}
         for name in {m.field for m in self.measures if m.aggregate in ADDED and m.field is not None}:
             kept = [value for value in columns[name] if value is not None]
-            quantise(np.asarray(kept, np.float64), self.resolutions[name])  # refused before anything is changed
+            quantise(np.asarray(kept, np.float64), self.resolutions[name])  # an error before anything changes
         times, seqs, created = events.time.tolist(), events.seq.tolist(), events.created.tolist()
         applied = 0
         for i, entity in enumerate(events.entity.tolist()):
@@ -101,7 +101,7 @@ class Incremental:
         return applied
 
     def value(self, entity: int | str | None, time: int, seq: int | None = None) -> dict[str, Scalar | None]:
-        """Every measure for a row at `time`. `seq` None: a row that will be ingested after all events that are here."""
+        """Every measure for a row at `time`. `seq` None: a row that is ingested after all these events."""
         history = self._histories.get(entity, _EMPTY) if entity is not None else _EMPTY
         values: dict[str, Scalar | None] = {}
         ends: dict[int, int] = {}
@@ -145,7 +145,7 @@ class Incremental:
         return float(mean(total, resolution, number)) if number else None
 
     def evict(self, before: int) -> int:
-        """Forget what no row at `before` or later can see; how many events that were."""
+        """Removes the events that no row at `before` or later can see; returns their number."""
         reach = max((m.delay + m.span for m in self.measures if m.aggregate != "lag"), default=0)
         evicted = 0
         for history in self._histories.values():
@@ -159,11 +159,16 @@ class Incremental:
         return evicted
 
     def entities(self) -> list[int | str]:
-        """Whoever has events here, in order of arrival."""
+        """The entities with events, in order of arrival."""
         return list(self._histories)
 
+    @property
+    def num_events(self) -> int:
+        """The events in the state, of all entities."""
+        return sum(len(history.keys) for history in self._histories.values())
+
     def state(self, entity: int | str) -> str:
-        """One entity's events as JSON: the blob that the online store keeps under its id."""
+        """One entity's events as JSON: the value that the online store keeps for its id."""
         history = self._histories.get(entity, _EMPTY)
         content = {
             "time": [key[0] for key in history.keys],
@@ -174,7 +179,7 @@ class Incremental:
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
     def restore(self, entity: int | str, state: str) -> None:
-        """Put an entity back as `state` saved it, in place of what is here."""
+        """Replaces an entity's events by those that `state` saved."""
         content = json.loads(state)
         history = _History()
         history.keys = list(zip(content["time"], content["seq"], strict=True))
@@ -184,11 +189,11 @@ class Incremental:
         self._histories[entity] = history
 
     def to_json(self) -> str:
-        """All entities; read back by `from_json` of an Incremental with the same measures."""
+        """All entities, for `from_json` of an Incremental with the same measures."""
         return json.dumps([[entity, self.state(entity)] for entity in self._histories], separators=(",", ":"))
 
     def from_json(self, text: str) -> None:
-        """Replace all state by what `to_json` wrote."""
+        """Replaces all state by that of `to_json`."""
         self._histories = {}
         for entity, state in json.loads(text):
             self.restore(entity, state)
@@ -198,7 +203,7 @@ _EMPTY = _History()
 
 
 def _scalars(column: FieldArrays) -> list[Any]:
-    """Python values, None where null; −0.0 becomes 0.0, so that equal values are one value."""
+    """Python values, None if null; −0.0 becomes 0.0, so that equal values are one value."""
     if column.values is None:
         raise ValueError("an incremental field needs its values")
     values = column.values + 0.0 if column.values.dtype.kind == "f" else column.values
@@ -206,7 +211,7 @@ def _scalars(column: FieldArrays) -> list[Any]:
 
 
 def _visible(history: _History, start: int, end: int, time: int) -> tuple[_History, int, int]:
-    """The window alone, without what was created after `time`."""
+    """The window without events that were created after `time`."""
     kept = [i for i in range(start, end) if history.created[i] <= time]
     seen = _History()
     seen.keys = [history.keys[i] for i in kept]

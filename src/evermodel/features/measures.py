@@ -1,4 +1,4 @@
-"""What windows are asked for and made of: measures, events, rows, and exact numbers. Pure numpy."""
+"""The inputs of window computations: measures, events and rows; and exact sums. Pure numpy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from evermodel.columns import Flags, Floats, Ints
 from evermodel.errors import DataError
-from evermodel.features.timeline import Ints
 
 Aggregate = Literal["count", "sum", "mean", "rate", "last", "distinct", "lag"]
 Scalar = float | int | str | bool
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 ADDED = frozenset({"sum", "mean", "rate"})  # the aggregates of exact sums
 LIMIT = 2**63
@@ -35,17 +33,17 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldArrays:
-    """A field's values, n of them. Bulk needs `valid`, and `values` where it adds, or `codes` where it counts kinds."""
+    """A field's values, n of them. `bulk` needs `valid`, and `values` for sums, or `codes` for distinct counts."""
 
     valid: Flags  # n, False where null
-    values: NDArray[Any] | None = None  # n: float64 to be added; anything for the incremental way
+    values: NDArray[Any] | None = None  # n: float64 for sums; any type for `Incremental`
     codes: Ints | None = None  # n: the number of each distinct value
     resolution: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventArrays:
-    """n events of one source. `entity` holds codes ≥ 0 in bulk, keys (int or str) in the incremental way."""
+    """n events of one source. `entity` holds codes ≥ 0 for `bulk`, keys (int or str) for `Incremental`."""
 
     entity: NDArray[Any]
     time: Ints
@@ -56,7 +54,7 @@ class EventArrays:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRows:
-    """m rows to compute for. `entity`: codes, −1 where the key is null; `seq`: None where the source is another one."""
+    """m rows to compute for. `entity`: codes, −1 if the key is null; `seq`: None if the events are of another source."""
 
     entity: Ints
     time: Ints
@@ -64,7 +62,7 @@ class TargetRows:
 
 
 def quantise(values: Floats, resolution: float) -> Ints:
-    """Whole multiples of `resolution`, ties to even; DataError where one doesn't fit into int64."""
+    """Whole multiples of `resolution`, ties to even; DataError if one doesn't fit into int64."""
     units = np.rint(np.asarray(values, np.float64) / resolution)
     if not np.all(np.abs(units) < LIMIT):  # False for NaN, too
         raise DataError(overflow(resolution))
@@ -81,7 +79,7 @@ def mean(total: Any, resolution: float, number: Any) -> Any:
 
 
 def check_sums(units: Ints, start: Ints, end: Ints, resolution: float) -> None:
-    """DataError where a window's sum doesn't fit into int64. The halves' sums are exact for 2³¹ events."""
+    """DataError if a window's sum doesn't fit into int64. The halves' sums are exact for 2³¹ events."""
     if np.abs(units.astype(np.float64)).sum() < LIMIT / 2:
         return
     high, low = np.append(0, np.cumsum(units >> 32)), np.append(0, np.cumsum(units & 0xFFFFFFFF))

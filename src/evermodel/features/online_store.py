@@ -1,8 +1,8 @@
-"""Window features by entity id: materialised from the event log, read back while a request waits.
+"""Window features by entity id: materialised from the event log, and read while a request waits.
 
-A *view* holds the window and lag features of one entity of one use case, named `{use case}__{entity}`. What is written
-is computed by the same code as training rows, as of `now`; each materialisation is also appended to the view's offline
-Parquet, which is what Feast reads (`features.repository`). Nothing here imports Feast: a serving replica needn't.
+A *view* holds the window and lag features of one entity of one use case, named `{use case}__{entity}`. The same code as
+for training rows computes its values, as of `now`; each materialisation is also appended to the view's offline Parquet,
+which Feast reads (`features.repository`). This module doesn't import Feast, so a serving replica doesn't need it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from evermodel import storage
 from evermodel.clock import from_micros, micros
+from evermodel.columns import TIME, floats, ints
 from evermodel.data.events import EventLog
 from evermodel.errors import FeatureStoreError, nearest
 from evermodel.features.packed_store import Key, KeyValueStore, PackedStore
@@ -27,13 +28,12 @@ from evermodel.features.window_groups import WindowGroup, window_groups
 from evermodel.records import Window
 from evermodel.use_case import UseCase
 
-TIME = pa.timestamp("us", tz="UTC")
-NEWEST = np.iinfo(np.int64).max  # a sequence after every event: what happens at `now` itself was before the request
+NEWEST = np.iinfo(np.int64).max  # a sequence after every event: an event at `now` itself comes before the request
 
 
 @dataclass(frozen=True)
 class View:
-    """The window and lag features of one entity, and which of them are texts."""
+    """The window and lag features of one entity: numbers and texts."""
 
     name: str
     entity: str
@@ -80,7 +80,7 @@ def _is_text(use_case: UseCase, group: WindowGroup, aggregate: str, field: str |
 
 
 def materialize(use_case: UseCase, log: EventLog, store: KeyValueStore, *, offline_root: str, now: datetime) -> int:
-    """Write every entity's features as of `now` to the online store and the offline files; how many entities."""
+    """Writes every entity's features as of `now` to the online store and the offline files; returns their number."""
     written = 0
     for view in views(use_case):
         table = snapshot(view, log, now=now)
@@ -98,7 +98,7 @@ def snapshot(view: View, log: EventLog, *, now: datetime) -> pa.Table:
     keys = pa.concat_arrays([pc.unique(table[view.key]) for table in events.values()]).drop_null()
     keys = pc.unique(keys)
     keys = keys.take(pc.sort_indices(keys))
-    asked = pa.table(
+    targets = pa.table(
         {
             view.key: keys,
             "event_time": pa.array([now] * len(keys), TIME),
@@ -107,9 +107,9 @@ def snapshot(view: View, log: EventLog, *, now: datetime) -> pa.Table:
     )
     columns: dict[str, Any] = {view.key: keys.cast(view.key_type)}
     for group in view.groups:
-        columns.update(window_columns(group, events[group.source], asked))
+        columns.update(window_columns(group, events[group.source], targets))
     columns = {name: columns[name] for name in (view.key, *view.features)}
-    table = pa.table({**columns, "event_timestamp": asked["event_time"], "created": asked["event_time"]})
+    table = pa.table({**columns, "event_timestamp": targets["event_time"], "created": targets["event_time"]})
     return table.cast(empty_snapshot(view).schema)
 
 
@@ -120,19 +120,15 @@ def _events(log: EventLog, group: WindowGroup, now: datetime) -> pa.Table:
 
 
 def write_online(view: View, store: KeyValueStore, table: pa.Table) -> None:
-    """Upsert a snapshot's rows: an entity whose stored row is as new keeps it."""
-    numbers = np.column_stack(
-        [table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in view.numbers]
-        or [np.empty((table.num_rows, 0))]
-    )
+    """Upserts a snapshot's rows; an entity whose stored row is newer keeps it."""
+    numbers = np.column_stack([floats(table[name]) for name in view.numbers] or [np.empty((table.num_rows, 0))])
     columns = [table[name].to_pylist() for name in view.texts]
     texts = [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in range(table.num_rows)]
-    times = table["event_timestamp"].cast(pa.int64()).to_numpy()
-    store.write(view.name, table[view.key].to_pylist(), times, numbers, texts)
+    store.write(view.name, table[view.key].to_pylist(), ints(table["event_timestamp"]), numbers, texts)
 
 
 def empty_snapshot(view: View) -> pa.Table:
-    """No rows, with the columns and types of the view's offline files."""
+    """A table without rows, with the columns and types of the view's offline files."""
     numbers = [pa.field(name, pa.float64()) for name in view.numbers]
     texts = [pa.field(name, pa.string()) for name in view.texts]
     times = [pa.field(name, TIME) for name in ("event_timestamp", "created")]
@@ -140,7 +136,7 @@ def empty_snapshot(view: View) -> pa.Table:
 
 
 def open_store(uri: str, *, password_file: str | None = None, timeout_s: float = 5.0) -> KeyValueStore:
-    """The online store at a URI: Redis, or the file of a path. One thread's own."""
+    """The online store at a URI: Redis, or the file of a path. For one thread."""
     if uri.startswith(("redis://", "rediss://")):
         from evermodel.features.redis_store import RedisStore
 
@@ -149,7 +145,7 @@ def open_store(uri: str, *, password_file: str | None = None, timeout_s: float =
 
 
 class OnlineStore:
-    """Reads a use case's features by entity id; any thread may ask."""
+    """Reads a use case's features by entity id; any thread may call it."""
 
     def __init__(self, use_case: UseCase, uri: str, *, password_file: str | None = None) -> None:
         self._views = {view.entity: view for view in views(use_case)}
@@ -167,9 +163,9 @@ class OnlineStore:
         return self._view(entity).features
 
     def read(self, entity: str, keys: Sequence[Key], *, timeout_s: float, now: datetime | None = None) -> pa.Table:
-        """One row a key, in order: the key, the features (null if unknown or older than the TTL at `now`), event_time.
+        """One row per key, in order: the key, the features (null if unknown or older than the TTL at `now`), event_time.
 
-        FeatureStoreError where the store is gone, doesn't answer in `timeout_s`, or the view was never materialised.
+        FeatureStoreError if the store is gone, doesn't answer in `timeout_s`, or the view was never materialised.
         """
         view = self._view(entity)
         packed = self._store(timeout_s).read(view.name, keys)

@@ -1,11 +1,11 @@
-"""The online store: one packed row for each entity and view, in SQLite, read without importing Feast.
+"""The online store in SQLite: one packed row for each entity and view, read without importing Feast.
 
-A view's numbers lie in one blob of float64 (NaN is null), its texts in one JSON list, so a look-up of many entities is
-one indexed query and one `frombuffer`; Feast's own SQLite store keeps and scans a row for each feature.
-`features.repository` offers the same file to Feast as an online store, and `features.redis_store` is the same in Redis.
+A view's numbers are one blob of float64 (NaN is null), its texts one JSON list, so a look-up of many entities is one
+indexed query and one `frombuffer`; Feast's own SQLite store keeps and scans a row for each feature.
+`features.repository` offers the same file to Feast as an online store; `features.redis_store` is the same in Redis.
 
-A write never goes back in time: per entity, a row with an older event time is skipped; of one time the last one written
-stands, for it has seen at least as many events (Redis does the same).
+A write never goes back in time: a row with an older event time than the entity's stored row is skipped. Of rows with
+one time the last one written stays, because it has seen at least as many events (Redis does the same).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Row = tuple[int, bytes, str | bytes]  # as it is stored: event time, float64 num
 
 @dataclass(frozen=True)
 class Packed:
-    """Features of some entities, in the order asked for.
+    """Features of some entities, in the order of the keys.
 
-    `numbers` is float64[n, len(number_names)], NaN where null or unknown; `texts` has n lists; `event_times` is int64[n]
-    in microseconds, -1 where the entity is unknown.
+    `numbers` is float64[n, len(number_names)], NaN if null or unknown; `texts` has n lists; `event_times` is int64[n] in
+    microseconds, -1 if the entity is unknown.
     """
 
     number_names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Packed:
 
 
 class KeyValueStore(Protocol):
-    """What an online store of packed views does; see `PackedStore`, and `redis_store.RedisStore`."""
+    """An online store of packed views: `PackedStore`, or `redis_store.RedisStore`."""
 
     def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None: ...
 
@@ -72,7 +72,7 @@ class KeyValueStore(Protocol):
 
 
 class PackedStore:
-    """A file of packed views. One instance belongs to one thread."""
+    """A file of packed views. One instance is for one thread."""
 
     def __init__(self, path: str | Path, *, timeout_s: float = 5.0) -> None:
         storage.make_folder(Path(path).parent)
@@ -91,7 +91,7 @@ class PackedStore:
             raise FeatureStoreError(f"online store {self._path}: {error}") from None
 
     def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None:
-        """Name a view's features. A view whose features have changed is emptied: its rows can't be read any more."""
+        """Defines a view's features. A view whose features have changed is emptied, because its rows can't be read."""
         known = self._names(view)
         if known == (tuple(numbers), tuple(texts)):
             return
@@ -115,7 +115,7 @@ class PackedStore:
         numbers: np.ndarray,
         texts: Sequence[Sequence[str | None]],
     ) -> None:
-        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older event time changes nothing."""
+        """Upserts one row per key (int64[n] µs, float64[n, numbers]); an older event time changes nothing."""
         matrix = check_rows(view, self._view(view), len(keys), numbers, texts)
         rows = [
             (view, str(key), int(time), row.tobytes(), json.dumps(list(text)))
@@ -130,7 +130,7 @@ class PackedStore:
             )
 
     def read(self, view: str, keys: Sequence[Key]) -> Packed:
-        """Features of `keys`, in their order; FeatureStoreError where the store or the view isn't there."""
+        """Features of `keys`, in their order; FeatureStoreError if the store or the view isn't there."""
         names, wanted = self._view(view), [str(key) for key in keys]
         found: dict[str, Row] = {}
         for start in range(0, len(wanted), 900):  # below SQLite's limit of variables
@@ -170,15 +170,15 @@ def check_rows(
     numbers: np.ndarray,
     texts: Sequence[Sequence[str | None]],
 ) -> np.ndarray:
-    """The numbers as float64[count, numbers of the view]; FeatureStoreError where they or the texts don't fit it."""
+    """The numbers as float64[count, numbers of the view]; FeatureStoreError if they or the texts don't fit it."""
     matrix = np.ascontiguousarray(numbers, dtype=np.float64)
     if matrix.shape != (count, len(names[0])) or any(len(row) != len(names[1]) for row in texts):
-        raise FeatureStoreError(f"view {view!r} has {len(names[0])} numbers and {len(names[1])} texts a row")
+        raise FeatureStoreError(f"view {view!r} has {len(names[0])} numbers and {len(names[1])} texts per row")
     return matrix
 
 
 def unpack(names: Names, rows: Sequence[Row | None]) -> Packed:
-    """Stored rows, None for an entity that isn't known, as features."""
+    """Stored rows, None for an unknown entity, as features."""
     number_names, text_names = names
     unknown = (-1, np.full(len(number_names), np.nan).tobytes(), json.dumps([None] * len(text_names)))
     known = [unknown if row is None else row for row in rows]
@@ -193,7 +193,7 @@ def unpack(names: Names, rows: Sequence[Row | None]) -> Packed:
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT: two writers wait for one another instead of failing in the middle."""
+    """BEGIN IMMEDIATE … COMMIT, so that two writers wait for each other and don't fail in the middle."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

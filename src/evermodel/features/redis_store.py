@@ -1,11 +1,11 @@
 """The online store in Redis: the same packed rows as `features.packed_store`, for replicas on many machines.
 
-A view is two keys: what its features are, and a hash of one value an entity (event time, float64 numbers, texts as JSON).
-A read is one round trip whatever the number of entities, a write one script for each few hundred; both see the view and
-its rows at one instant, so that a changed view never gives rows packed for another. Keys of a view share a hash tag.
+A view is two keys: its features, and a hash with one value per entity (event time, float64 numbers, texts as JSON). A
+read is one round trip for any number of entities, a write is one script for each few hundred. Both see the view and its
+rows at one instant, so a changed view never gives rows that were packed for the old one. A view's keys share a hash tag.
 
-Each call is bounded by `timeout_s`. A connection that broke is opened again by the next call, and the password's file is
-read again then: a restart of Redis, or a new password, needs no new object.
+Each call is bounded by `timeout_s`. After a connection breaks, the next call opens a new one and reads the password's
+file again, so a restart of Redis or a new password needs no new object.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 PREFIX = "evermodel"
-ROWS = 500  # of one script: Redis answers nobody else while it runs
+ROWS = 500  # of one script: Redis answers no other client while it runs
 TIME = struct.Struct("<q")
-#: KEYS: the view, its rows. ARGV: the view as the writer knows it, then an entity's key and its value, and so on.
+#: KEYS: the view, its rows. ARGV: the view's definition, then pairs of an entity's key and its value.
 WRITE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 for i = 2, #ARGV, 2 do
@@ -47,18 +47,18 @@ redis.call('SET', KEYS[1], ARGV[1])
 
 
 class RedisStore:
-    """Packed views in the Redis at `uri` (`redis://host:6379/0`, `rediss://…?ssl_ca_certs=…`). Any thread may ask."""
+    """Packed views in the Redis at `uri` (`redis://host:6379/0`, `rediss://…?ssl_ca_certs=…`). Any thread may use it."""
 
     def __init__(self, uri: str, *, password_file: str | None = None, timeout_s: float = 5.0) -> None:
-        self._where = _shown(uri)
+        self._shown_uri = _shown(uri)
         self._client = _connect(uri, password_file, timeout_s)
 
     def define(self, view: str, *, numbers: Sequence[str], texts: Sequence[str]) -> None:
-        """Name a view's features. A view whose features have changed is emptied: its rows can't be read any more."""
-        self._ask(lambda client: client.eval(DEFINE, 2, *_keys(view), _definition(numbers, texts)))
+        """Defines a view's features. A view whose features have changed is emptied, because its rows can't be read."""
+        self._call(lambda client: client.eval(DEFINE, 2, *_keys(view), _definition(numbers, texts)))
 
     def drop(self, view: str) -> None:
-        self._ask(lambda client: client.unlink(*_keys(view)))
+        self._call(lambda client: client.unlink(*_keys(view)))
 
     def write(
         self,
@@ -68,12 +68,12 @@ class RedisStore:
         numbers: np.ndarray,
         texts: Sequence[Sequence[str | None]],
     ) -> None:
-        """Upsert one row a key (int64[n] µs, float64[n, numbers]); an older event time changes nothing.
+        """Upserts one row per key (int64[n] µs, float64[n, numbers]); an older event time changes nothing.
 
-        An entity's row is whole or not there; of many entities a crash leaves the first ones written, and writing
-        again mends that.
+        An entity's row is written whole or not at all. After a crash only the first entities may be written; writing
+        again completes them.
         """
-        names = self._names(view, self._ask(lambda client: client.get(_keys(view)[0])))
+        names = self._names(view, self._call(lambda client: client.get(_keys(view)[0])))
         matrix = check_rows(view, names, len(keys), numbers, texts)
         words: list[Any] = []
         for key, time, row, text in zip(keys, event_times, matrix, texts, strict=True):
@@ -82,14 +82,14 @@ class RedisStore:
         definition = _definition(*names)
         for start in range(0, len(words), 2 * ROWS):
             part = words[start : start + 2 * ROWS]
-            if not self._ask(lambda client, part=part: client.eval(WRITE, 2, *_keys(view), definition, *part)):
+            if not self._call(lambda client, part=part: client.eval(WRITE, 2, *_keys(view), definition, *part)):
                 raise FeatureStoreError(
-                    f"online store {self._where}: view {view!r} was defined anew while it was written"
+                    f"online store {self._shown_uri}: view {view!r} was redefined while it was written"
                 )
 
     def read(self, view: str, keys: Sequence[Key]) -> Packed:
-        """Features of `keys`, in their order; FeatureStoreError where the store or the view isn't there."""
-        definition, found = self._ask(lambda client: _look_up(client, view, [str(key) for key in keys]))
+        """Features of `keys`, in their order; FeatureStoreError if the store or the view isn't there."""
+        definition, found = self._call(lambda client: _look_up(client, view, [str(key) for key in keys]))
         names = self._names(view, definition)
         end = TIME.size + 8 * len(names[0])
 
@@ -103,17 +103,17 @@ class RedisStore:
 
     def _names(self, view: str, definition: bytes | None) -> Names:
         if definition is None:
-            raise FeatureStoreError(f"online store {self._where} has no view {view!r}: apply the features first")
+            raise FeatureStoreError(f"online store {self._shown_uri} has no view {view!r}: apply the features first")
         numbers, texts = json.loads(definition)
         return tuple(numbers), tuple(texts)
 
-    def _ask(self, question: Any) -> Any:
+    def _call(self, command: Any) -> Any:
         from redis.exceptions import RedisError
 
         try:
-            return question(self._client)
+            return command(self._client)
         except (RedisError, OSError) as error:
-            raise FeatureStoreError(f"online store {self._where}: {error}") from None
+            raise FeatureStoreError(f"online store {self._shown_uri}: {error}") from None
 
 
 def _look_up(client: Redis, view: str, keys: list[str]) -> tuple[bytes | None, list[bytes | None]]:
@@ -153,7 +153,7 @@ def _connect(uri: str, password_file: str | None, timeout_s: float) -> Redis:
         raise FeatureStoreError(f"online store {_shown(uri)} needs the package redis: evermodel[redis]") from None
 
     class FromFile(CredentialProvider):
-        """Read when a connection signs in."""
+        """Reads the password each time that a connection signs in."""
 
         def get_credentials(self) -> tuple[str] | tuple[str, str]:
             password = storage.read_text(str(password_file)).rstrip("\n")
@@ -169,7 +169,7 @@ def _connect(uri: str, password_file: str | None, timeout_s: float) -> Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         socket_keepalive=True,
-        # one more try on a new connection, as after a restart; what timed out has had its time
+        # one more try on a new connection, as after a restart; a timeout isn't tried again
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         **more,
     )

@@ -1,6 +1,6 @@
 """The Feast repository, built from the use-case files: the only module that imports Feast.
 
-Feast holds the definitions and serves those who already use it; the hot paths are `features.online` and
+Feast holds the definitions, for users who already have Feast. The hot paths are `features.online_store` and
 `features.point_in_time`, on the same stores with the same values. `PackedOnlineStore` and `PackedRedisOnlineStore` are
 Feast plugins that any Feast project can name in its `feature_store.yaml`:
 
@@ -66,7 +66,7 @@ def _view(case: UseCase, view: View, offline_root: str) -> tuple[Entity, FileSou
         description=case.entity(view.entity).description,
     )
     folder = storage.join(offline_root, view.name)
-    if not storage.list_files(folder):  # Feast reads the columns of the files that are there
+    if not storage.list_files(folder):  # Feast reads the columns from existing files
         storage.write_table(storage.join(folder, "schema.parquet"), empty_snapshot(view))
     location = storage.Uri.parse(folder)  # Feast takes the endpoint of S3 as a setting of its own
     source = FileSource(
@@ -98,9 +98,9 @@ def apply(
     file: str = "feature_store.yaml",
     places: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Register the definitions with the repository's registry (the one applier); the names, sorted.
+    """Registers the definitions with the repository's registry; returns their names, sorted.
 
-    file: the one in `repo` that names the stores; `places` fills in its `${NAME}`. A PostgreSQL URL among them may
+    file: the file in `repo` that names the stores; `places` fills in its `${NAME}`. A PostgreSQL URL among them may
     name a `password_file`.
     """
     found = definitions(use_cases, offline_root)
@@ -142,7 +142,7 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 
 
 class PackedOnlineStore(OnlineStore):
-    """Feast's side of `features.packed_store`: one blob an entity instead of one row a feature."""
+    """The Feast plugin of `features.packed_store`: one blob per entity instead of one row per feature."""
 
     _store: KeyValueStore | None = None
 
@@ -159,7 +159,7 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Upsert; a row that isn't newer than the stored one is skipped."""
+        """Upserts rows; a row that is older than the stored one is skipped."""
         numbers, texts = _names(table)
         store = self._open(config)
         store.define(table.name, numbers=numbers, texts=texts)
@@ -182,7 +182,7 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Values in the keys' order; (None, None) where an entity is unknown."""
+        """Values in the keys' order; (None, None) if an entity is unknown."""
         packed = self._open(config).read(table.name, [_key(key) for key in entity_keys])
         types = {field.name: field.dtype for field in table.features}
         wanted = requested_features or list(types)
@@ -203,7 +203,7 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Name the views that are kept, drop those that are gone."""
+        """Defines the views to keep, and drops the views to delete."""
         store = self._open(config)
         for table in tables_to_delete:
             store.drop(table.name)
@@ -217,7 +217,7 @@ class PackedOnlineStore(OnlineStore):
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
-    """`type: evermodel.features.repository.PackedRedisOnlineStore`, where it is, and the file of its password."""
+    """`type: evermodel.features.repository.PackedRedisOnlineStore`, its URI, and the file of its password."""
 
     type: Literal["evermodel.features.repository.PackedRedisOnlineStore"] = (
         "evermodel.features.repository.PackedRedisOnlineStore"
@@ -228,12 +228,12 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
 
 
 class PackedRedisOnlineStore(PackedOnlineStore):
-    """The same in Redis: Feast's side of `features.redis_store`."""
+    """The Feast plugin of `features.redis_store`."""
 
     def _open(self, config: RepoConfig) -> KeyValueStore:
         if self._store is None:
             place = config.online_store
-            password_file = place.password_file or None  # empty, where a place was filled in with nothing
+            password_file = place.password_file or None  # an empty text if the place has no value
             self._store = open_store(place.uri, password_file=password_file, timeout_s=place.timeout_s)
         return self._store
 

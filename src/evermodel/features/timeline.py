@@ -1,21 +1,21 @@
-"""Events in (entity, time, sequence) order, and where a time falls among an entity's: what windows and as-of joins share.
+"""Events in (entity, time, sequence) order, and the position of a time among an entity's events.
 
-Positions are indices into the sorted order. Every function is vectorised over its queries; none loops over rows. Pure numpy.
+Windows and as-of joins share it. Every function is vectorised over its queries. Pure numpy.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from evermodel.columns import Ints
+
 KEY_LIMIT = 2**63
 
 
 class Timeline:
-    """Events sorted by (entity, time, seq), and where a time falls among those of an entity.
+    """Events sorted by (entity, time, seq), and the position of a time among an entity's events.
 
-    Positions are indices into the sorted order; `order` leads back: `order[position]` is the index as given.
+    Positions are indices into the sorted order; `order[position]` is the index in the caller's order.
     """
 
     def __init__(self, entity: Ints, time: Ints, seq: Ints | None = None) -> None:
@@ -27,7 +27,7 @@ class Timeline:
         self._width = last - self._origin + 2
         num_entities = int(self.entity[-1]) + 1 if self.size else 0
         self._times: Ints | None = None
-        if (num_entities + 1) * self._width >= KEY_LIMIT:  # entity and time don't fit into one key: rank the times
+        if (num_entities + 1) * self._width >= KEY_LIMIT:  # entity and time don't fit into one key, so rank the times
             self._times = np.unique(time)
             self._width = len(self._times) + 1
         self._key = self._keys(self.entity, self.time)
@@ -41,7 +41,7 @@ class Timeline:
         return np.asarray(entity * self._width + offset, np.int64)
 
     def first(self, entity: Ints, time: Ints) -> Ints:
-        """Per query the first position of the entity with an event at or after `time`; where none is, the next entity's."""
+        """Per query the first position of the entity with an event at or after `time`; the next entity's if there is none."""
         known = np.where((entity < 0) | (entity >= self._end), self._end, entity)
         return np.asarray(np.searchsorted(self._key, self._keys(known, time)), np.int64)
 
@@ -99,10 +99,10 @@ def _bisect(values: Ints, low: Ints, high: Ints, query: Ints) -> Ints:
 
 
 def visible_before(line: Timeline, created: Ints, position: Ints, entity: Ints, time: Ints, *, steps: int = 1) -> Ints:
-    """The `steps`-th position before `position` of the same entity that was created by `time`; −1 where none is.
+    """The `steps`-th position before `position` of the same entity that was created by `time`; −1 if there is none.
 
-    `created` is in the timeline's order. Hops from an event to the nearest earlier one that was created sooner,
-    so a history that was loaded at once is left in one hop.
+    `created` is in the timeline's order. It goes from an event to the nearest earlier one that was
+    created sooner, so a history that was loaded at once takes one step.
     """
     hop = _created_sooner(line, created) if bool(np.any(created > line.time)) else None
     found = position.copy()
@@ -114,7 +114,7 @@ def visible_before(line: Timeline, created: Ints, position: Ints, entity: Ints, 
 
 
 def _own(line: Timeline, position: Ints, entity: Ints) -> Ints:
-    """The position where it is the entity's, else −1."""
+    """The position if its event is the entity's, else −1."""
     if not line.size:
         return np.full(len(position), -1, np.int64)
     inside = (position >= 0) & (line.entity[np.clip(position, 0, line.size - 1)] == entity)
@@ -122,9 +122,9 @@ def _own(line: Timeline, position: Ints, entity: Ints) -> Ints:
 
 
 def _created_sooner(line: Timeline, created: Ints) -> Ints:
-    """Per position the nearest earlier one of its entity with a smaller creation time, −1 where none is.
+    """Per position the nearest earlier one of its entity with a smaller creation time, −1 if there is none.
 
-    By pointer jumping: all between a position and its pointer were created no sooner than it.
+    By pointer jumping: no event between a position and its pointer was created sooner than it.
     """
     hop = _own(line, np.arange(-1, line.size - 1), line.entity)
     while (late := np.flatnonzero((hop >= 0) & (created[hop] >= created))).size:
@@ -133,9 +133,9 @@ def _created_sooner(line: Timeline, created: Ints) -> Ints:
 
 
 def distinct(entity: Ints, codes: Ints, start: Ints, end: Ints) -> Ints:
-    """How many different codes ≥ 0 stand in [start, end) of each query, where a window never leaves its entity.
+    """The number of different codes ≥ 0 in [start, end) of each query; a window holds events of one entity.
 
-    A value counts where it stands for the first time in the window: where its previous position is before `start`.
+    A value counts at its first position in the window: its previous position is before `start`.
     """
     size = len(codes)
     keys = entity * (int(codes.max(initial=0)) + 1) + np.maximum(codes, 0)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from evermodel import storage
 from evermodel.clock import from_micros, micros
-from evermodel.columns import Flags, Floats, Ints, codes_with_null, floats, ints, valid_mask
+from evermodel.columns import Flags, Ints, codes_with_null, ints, valid_mask
 from evermodel.data import sampling
 from evermodel.data.events import EventLog
 from evermodel.data.labels import labels
@@ -91,14 +91,6 @@ def _reach(use_case: UseCase, source: str, window: Window | None) -> Window | No
 def _known(events: pa.Table, now: datetime) -> Flags:
     at = micros(now)
     return (ints(events["created_time"]) <= at) & (ints(events["event_time"]) <= at)
-
-
-def numeric(table: pa.Table, column: str) -> Floats:
-    """A column as float64[n], NaN if null; DataError if it is text."""
-    try:
-        return floats(table.column(column))
-    except DataError as error:
-        raise DataError(f"{column}: {error}") from None
 
 
 def training_rows(

@@ -1,6 +1,6 @@
-"""The packed online store gives back what was written, never goes back in time, and says when it can't answer.
+"""The packed online store returns the rows written, never goes back in time, and has clear errors.
 
-Every test runs on SQLite, and on Redis where its server is installed.
+Every test runs on SQLite, and on Redis if its server is installed.
 """
 
 import threading
@@ -31,7 +31,7 @@ def redis() -> Iterator[Server]:
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.server)])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Opens the test's own store, as often as it is asked."""
+    """Opens the test's own store, at each call."""
     uri, password_file = str(tmp_path / "online.db"), None
     if request.param == "redis":
         server = request.getfixturevalue("redis")
@@ -50,7 +50,7 @@ def _store(opener: Opener) -> KeyValueStore:
     return store
 
 
-def test_rows_come_back_in_the_order_asked_for_and_the_unknown_is_null(opener: Opener) -> None:
+def test_rows_are_in_the_order_of_the_keys_and_an_unknown_key_is_null(opener: Opener) -> None:
     store = _store(opener)
     store.write("v", ["x", "y"], np.array([5, 6]), np.array([[1.0, np.nan], [2.0, 3.0]]), [["p"], [None]])
     found = store.read("v", ["y", "nobody", "x", "y"])
@@ -87,7 +87,7 @@ def test_a_view_whose_features_changed_is_emptied(opener: Opener) -> None:
     assert store.read("v", ["x"]).event_times.tolist() == [-1]
 
 
-def test_what_cannot_be_answered_is_a_clear_error(opener: Opener) -> None:
+def test_an_unknown_view_or_a_wrong_shape_is_a_clear_error(opener: Opener) -> None:
     store = _store(opener)
     with pytest.raises(FeatureStoreError, match="has no view 'w'"):
         store.read("w", ["x"])
@@ -126,7 +126,7 @@ def test_more_keys_than_a_statement_takes(opener: Opener) -> None:
     assert store.read("v", keys).event_times.tolist() == list(range(2500))
 
 
-def test_nobody_asked_for_is_nothing(opener: Opener) -> None:
+def test_no_keys_give_no_rows(opener: Opener) -> None:
     found = _store(opener).read("v", [])
     assert found.numbers.shape == (0, 2) and found.texts == [] and found.event_times.tolist() == []
 

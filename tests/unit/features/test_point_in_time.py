@@ -11,10 +11,10 @@ import pytest
 
 from evermodel.clock import from_micros
 from evermodel.errors import DataError, InputError
+from evermodel.features.incremental import Incremental
 from evermodel.features.point_in_time import asof_join, feature_rows, incremental_events
 from evermodel.features.row_features import row_features
 from evermodel.features.window_groups import window_groups
-from evermodel.features.windows import Incremental
 from evermodel.use_case import UseCase, Window
 from tests.support.use_cases import make_use_case
 

@@ -1,4 +1,4 @@
-"""A turn's rows: what is trained on, replayed and judged, what is never seen, and that all of it is reproducible."""
+"""The rows of a training round: train, rehearsal and gate rows, unseen rows, and that all of it is reproducible."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 from evermodel import storage
 from evermodel.clock import from_micros
+from evermodel.columns import floats
 from evermodel.data.events import EventLog
 from evermodel.errors import DataError, IntegrityError
-from evermodel.features.training_set import TrainingRows, build_rows, load, numeric, save, training_rows
+from evermodel.features.training_set import TrainingRows, build_rows, load, save, training_rows
 from evermodel.records import TrainingSet, Window
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
@@ -102,8 +103,8 @@ def times(table: pa.Table) -> list[datetime]:
     return found
 
 
-def turn(log: EventLog, **changes: Any) -> TrainingRows:
-    """The usual second turn: the champion was trained to hour 72, and it is hour 170."""
+def round_rows(log: EventLog, **changes: Any) -> TrainingRows:
+    """The second round, unless changed: the champion was trained up to hour 72, and now is hour 170."""
     settings: dict[str, Any] = {
         "use_case": parsed(),
         "windows": [Window(start=hours(72), end=hours(170))],
@@ -135,7 +136,7 @@ def test_rows_of_a_window_equal_the_same_rows_of_all(log):
     assert build_rows(parsed(), log, window=window, now=hours(300)).to_pylist() == inside
 
 
-def test_an_event_created_later_is_no_row_yet_and_in_no_window(late_log):
+def test_an_event_created_later_is_no_row_and_in_no_window(late_log):
     case = parsed(source=LATE)
     now = hours(100)
     table = build_rows(case, late_log, window=None, now=now)
@@ -155,10 +156,10 @@ def test_an_event_created_later_is_no_row_yet_and_in_no_window(late_log):
 
 
 def test_the_gate_is_the_newest_share_cut_at_a_time_and_never_trained_on(log):
-    made = turn(log)
+    made = round_rows(log)
     assert min(times(made.gate)) == made.cursor == made.gate_window.start
     assert max(times(made.train)) < made.cursor
-    assert max(times(made.gate)) == hours(168)  # what is younger than two hours has no label yet
+    assert max(times(made.gate)) == hours(168)  # rows younger than two hours have no label yet
     share = made.gate.num_rows / (made.gate.num_rows + made.train.num_rows)
     assert abs(share - 0.25) < 0.01
     assert not ids(made.gate) & (ids(made.train) | ids(made.rehearsal))
@@ -167,13 +168,13 @@ def test_the_gate_is_the_newest_share_cut_at_a_time_and_never_trained_on(log):
 
 
 def test_rows_without_a_known_label_are_left_out(log):
-    made = turn(log)
+    made = round_rows(log)
     for part in (made.train, made.gate, made.rehearsal):
         assert part is not None and part["label:bought"].null_count == 0
 
 
-def test_replay_is_drawn_from_before_the_cursor_by_share_and_seed(log):
-    made, again, other = turn(log), turn(log), turn(log, seed=4)
+def test_rehearsal_rows_are_drawn_from_before_the_cursor_by_share_and_seed(log):
+    made, again, other = round_rows(log), round_rows(log), round_rows(log, seed=4)
     assert made.rehearsal is not None and other.rehearsal is not None
     assert max(times(made.rehearsal)) < hours(72)
     assert made.rehearsal.num_rows == round(0.25 * made.train.num_rows)  # a fifth of all that is trained on
@@ -181,20 +182,20 @@ def test_replay_is_drawn_from_before_the_cursor_by_share_and_seed(log):
     assert ids(made.rehearsal) != ids(other.rehearsal) and made.row_digest != other.row_digest
     assert other.train.equals(made.train) and other.gate.equals(made.gate)
     assert made.rehearsal_window is not None and made.rehearsal_window.end == hours(72)
-    near = turn(log, use_case=parsed(stateful={"rehearsal_share": 0.2, "rehearsal_span": "12h"}))
+    near = round_rows(log, use_case=parsed(stateful={"rehearsal_share": 0.2, "rehearsal_span": "12h"}))
     assert near.rehearsal is not None and min(times(near.rehearsal)) >= hours(60)
-    none = turn(log, use_case=parsed(stateful={"rehearsal_share": 0.0}))
+    none = round_rows(log, use_case=parsed(stateful={"rehearsal_share": 0.0}))
     assert none.rehearsal is None and none.rehearsal_window is None
 
 
 def test_the_row_digest_names_every_row_trained_on(log):
-    made = turn(log)
+    made = round_rows(log)
     trained = sorted(ids(made.train) | ids(made.rehearsal))
     assert made.row_digest == hashlib.sha256(np.array(trained, "<i8").tobytes()).hexdigest()
 
 
-def test_from_scratch_judges_on_the_same_rows_and_trains_on_all_before_them(log):
-    stateful, scratch = turn(log), turn(log, mode="from_scratch")
+def test_from_scratch_has_the_same_gate_and_trains_on_all_rows_before_it(log):
+    stateful, scratch = round_rows(log), round_rows(log, mode="from_scratch")
     assert scratch.gate.equals(stateful.gate) and scratch.cursor == stateful.cursor
     assert scratch.rehearsal is None and scratch.rehearsal_window is None
     assert min(times(scratch.train)) == hours(24)  # training.first starts there
@@ -202,27 +203,27 @@ def test_from_scratch_judges_on_the_same_rows_and_trains_on_all_before_them(log)
     assert scratch.windows == (Window(start=hours(24), end=scratch.cursor),)
 
 
-def test_the_first_champion_hands_its_window_on(log):
-    first = turn(log, windows=[], champion_cursor=None, mode="from_scratch", now=hours(100))
+def test_the_first_champions_gate_rows_join_the_rehearsal_pool(log):
+    first = round_rows(log, windows=[], champion_cursor=None, mode="from_scratch", now=hours(100))
     assert first.cursor == hours(72) == max(times(first.gate)) + timedelta(minutes=15)
     assert abs(first.gate.num_rows / (first.gate.num_rows + first.train.num_rows) - 0.1) < 0.01
     assert first.rehearsal is None
-    made = turn(log, champion_cursor=first.cursor)
-    pool = turn(log, champion_cursor=first.cursor, use_case=parsed(stateful={"rehearsal_share": 0.9}))
+    made = round_rows(log, champion_cursor=first.cursor)
+    pool = round_rows(log, champion_cursor=first.cursor, use_case=parsed(stateful={"rehearsal_share": 0.9}))
     assert ids(first.gate) <= ids(pool.rehearsal) and not ids(first.gate) & ids(made.train)
 
 
-def test_a_window_before_the_cursor_is_trained_on_but_does_not_judge(log):
-    wide = turn(log, windows=[Window(start=hours(60), end=hours(170))])
+def test_rows_before_the_cursor_may_be_trained_on_but_are_no_gate_rows(log):
+    wide = round_rows(log, windows=[Window(start=hours(60), end=hours(170))])
     assert min(times(wide.train)) == hours(60)
-    assert wide.gate.equals(turn(log).gate)
+    assert wide.gate.equals(round_rows(log).gate)
     assert not ids(wide.rehearsal) & ids(wide.train)
     with pytest.raises(DataError, match="no model has trained on"):
-        turn(log, windows=[Window(start=hours(50), end=hours(70))])
+        round_rows(log, windows=[Window(start=hours(50), end=hours(70))])
 
 
-def test_two_windows_leave_out_what_lies_between(log):
-    made = turn(log, windows=[Window(start=hours(80), end=hours(90)), Window(start=hours(120), end=hours(140))])
+def test_two_windows_leave_out_the_rows_between_them(log):
+    made = round_rows(log, windows=[Window(start=hours(80), end=hours(90)), Window(start=hours(120), end=hours(140))])
     seen = [*times(made.train), *times(made.gate)]
     assert not [at for at in seen if hours(90) <= at < hours(120) or at >= hours(140) or at < hours(80)]
     assert [window.start for window in made.windows] == [hours(80), hours(120)]
@@ -230,38 +231,38 @@ def test_two_windows_leave_out_what_lies_between(log):
 
 @pytest.mark.parametrize("mode", ["stateful", "from_scratch"])
 @pytest.mark.parametrize("late", [False, True])
-def test_precomputed_rows_give_the_same_turn(log, late_log, mode, late):
+def test_precomputed_rows_give_the_same_training_rows(log, late_log, mode, late):
     case, source = (parsed(source=LATE), late_log) if late else (parsed(), log)
     everything = build_rows(case, source, window=None, now=hours(10_000))
-    one = turn(source, use_case=case, mode=mode)
-    other = turn(source, use_case=case, mode=mode, rows=everything, data_version=source.data_version())
-    assert one.row_digest == other.row_digest and one.data_version == other.data_version
+    computed = round_rows(source, use_case=case, mode=mode)
+    given = round_rows(source, use_case=case, mode=mode, rows=everything, data_version=source.data_version())
+    assert computed.row_digest == given.row_digest and computed.data_version == given.data_version
     for part in ("train", "gate", "rehearsal"):
-        assert getattr(one, part) == getattr(other, part)
+        assert getattr(computed, part) == getattr(given, part)
 
 
 @pytest.mark.parametrize("sampling", ["simple", "stratified"])
-def test_a_sample_bounds_what_is_trained_on(log, sampling):
+def test_a_sample_bounds_the_rows_trained_on(log, sampling):
     case = parsed(sample=100, sampling=sampling)
-    made, whole = turn(log, use_case=case), turn(log)
+    made, whole = round_rows(log, use_case=case), round_rows(log)
     assert made.train.num_rows == 100 and made.rehearsal is not None and made.rehearsal.num_rows == 25
     assert ids(made.train) < ids(whole.train) and made.gate.equals(whole.gate)
     if sampling == "stratified":
-        drawn, all_ = (numeric(table, "label:bought").mean() for table in (made.train, whole.train))
+        drawn, all_ = (floats(table["label:bought"]).mean() for table in (made.train, whole.train))
         assert abs(drawn - all_) <= 0.01
 
 
 def test_nothing_matured_is_a_clear_error(log):
     with pytest.raises(DataError, match="no matured, labelled row"):
-        turn(log, windows=[Window(start=hours(169), end=hours(170))])
+        round_rows(log, windows=[Window(start=hours(169), end=hours(170))])
     with pytest.raises(DataError, match="labelled row to train on"):
-        turn(log, windows=[Window(start=hours(100), end=hours(100.1))])
+        round_rows(log, windows=[Window(start=hours(100), end=hours(100.1))])
 
 
-def test_a_saved_turn_comes_back_and_its_bytes_are_reproducible(log, tmp_path):
-    made = turn(log)
+def test_saved_rows_load_equal_and_their_bytes_are_reproducible(log, tmp_path):
+    made = round_rows(log)
     saved = save(parsed(), made, str(tmp_path / "one"))
-    again = save(parsed(), turn(log), str(tmp_path / "two"))
+    again = save(parsed(), round_rows(log), str(tmp_path / "two"))
     assert [saved.train.digest, saved.gate.digest] == [again.train.digest, again.gate.digest]
     assert saved.rows == made.train.num_rows and saved.row_digest == made.row_digest
     loaded = load(TrainingSet.from_json(saved.to_json()))
@@ -270,14 +271,6 @@ def test_a_saved_turn_comes_back_and_its_bytes_are_reproducible(log, tmp_path):
     storage.write_bytes(saved.gate.uri, storage.read_bytes(saved.gate.uri)[:-1] + b"!")
     with pytest.raises(IntegrityError, match="sha256"):
         load(saved)
-
-
-def test_numeric_is_float64_with_nan_for_null():
-    table = pa.table({"flag": [True, None], "count": [1, None], "word": ["a", None], "at": stamps([5, 6])})
-    assert numeric(table, "flag").tolist()[0] == 1.0 and np.isnan(numeric(table, "count")[1])
-    assert numeric(table, "at").tolist() == [5.0, 6.0]
-    with pytest.raises(DataError, match="word"):
-        numeric(table, "word")
 
 
 def test_times_beyond_the_epochs_start_do_not_break_the_reach(log):

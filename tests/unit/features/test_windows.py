@@ -1,4 +1,4 @@
-"""Windows against a brute-force oracle, and the incremental way against bulk, bit for bit."""
+"""Windows against a brute-force oracle, and incremental windows against bulk, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermodel.errors import DataError
+from evermodel.features.incremental import Incremental
+from evermodel.features.measures import EventArrays, FieldArrays, Measure, TargetRows, quantise
 from evermodel.features.point_in_time import incremental_events, window_columns
 from evermodel.features.window_groups import window_groups
-from evermodel.features.windows import EventArrays, FieldArrays, Incremental, Measure, TargetRows, bulk, quantise
+from evermodel.features.windows import bulk
 
 RESOLUTION = 0.25
 AGGREGATES = ("count", "sum", "mean", "rate", "last", "distinct", "lag")
@@ -40,7 +42,7 @@ def arrays(rows: list[tuple[int, int, int, int | None]], seqs: list[int]) -> Eve
 
 
 def oracle(events: EventArrays, entity: int, t: int, q: int | None, measure: Measure) -> float | None:
-    """The definition, read aloud."""
+    """The definition of a window, event by event."""
     end = t - measure.delay
     window = []
     for i in range(len(events.time)):
@@ -115,7 +117,11 @@ def test_bulk_and_incremental_equal_the_definition(rows, order, delay, steps, sa
     state = Incremental(asked, same_source=same, resolutions={"x": RESOLUTION})
     shuffled = list(range(len(rows)))
     order.shuffle(shuffled)
-    for part in (shuffled[: len(rows) // 3], shuffled[len(rows) // 3 :], shuffled[:4]):  # the last one comes twice
+    for part in (
+        shuffled[: len(rows) // 3],
+        shuffled[len(rows) // 3 :],
+        shuffled[:4],
+    ):  # these events come a second time
         state.update(taken(events, part))
     again = Incremental(asked, same_source=same, resolutions={"x": RESOLUTION})
     again.from_json(state.to_json())
@@ -143,14 +149,14 @@ def taken(events: EventArrays, part: list[int]) -> EventArrays:
 
 @settings(max_examples=50, deadline=None)
 @given(rows=ROWS, before=st.integers(0, 14), delay=st.integers(0, 3), steps=st.integers(1, 3))
-def test_eviction_changes_nothing_that_can_still_be_asked(rows, before, delay, steps):
+def test_eviction_changes_no_later_value(rows, before, delay, steps):
     events = arrays(rows, list(range(len(rows))))
     asked = measures((1, 5), delay, steps)
     whole, cut = (Incremental(asked, same_source=True, resolutions={"x": RESOLUTION}) for _ in range(2))
     whole.update(events)
     cut.update(events)
     evicted = cut.evict(before)
-    assert evicted + sum(len(cut._histories[e].keys) for e in cut.entities()) == len(rows)
+    assert evicted + cut.num_events == len(rows)
     for time in range(before, 40):
         for entity in range(3):
             assert cut.value(entity, time) == whole.value(entity, time)
@@ -178,7 +184,7 @@ def test_sums_are_exact_where_floats_are_not():
     assert sum(values) != pytest.approx(0.3, abs=1e-9)
 
 
-def test_a_sum_beyond_int64_is_a_clear_error_in_both_ways():
+def test_a_sum_beyond_int64_is_a_clear_error():
     big = float(2**62)
     field = FieldArrays(valid=np.ones(3, np.bool_), values=np.array([big, big, big]), resolution=1.0)
     zeros, three = np.zeros(3, np.int64), np.arange(3)
@@ -224,7 +230,7 @@ def fraud_events(path: Any, count: int) -> pa.Table:
 
 
 def test_incremental_equals_bulk_on_real_payments_to_the_last_bit(shared_data, fraud):
-    """100,000 payments, some of them created days late, in random batches and order; asked at every payment's time."""
+    """100,000 payments, some of them created days late, in random batches and order, at every payment's time."""
     table = fraud_events(shared_data, 100_000)
     keys = {name: table[name].to_pylist() for name in ("customer", "terminal")}
     times = table["event_time"].cast(pa.int64()).to_pylist()

@@ -1,4 +1,4 @@
-"""What is materialised is what a training row at that moment would have held."""
+"""Materialised features equal those of a training row at the same time."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ def log(tmp_path: Path) -> EventLog:
     return shop_log(tmp_path / "events")
 
 
-def test_materialised_features_are_the_training_row_of_that_moment(log: EventLog, tmp_path: Path) -> None:
+def test_materialised_features_equal_a_training_row_at_that_time(log: EventLog, tmp_path: Path) -> None:
     now = START + timedelta(days=5)
     store = PackedStore(tmp_path / "online.db")
     materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=now)
@@ -53,7 +53,7 @@ def test_each_materialisation_is_kept_offline(log: EventLog, tmp_path: Path) -> 
 
 
 def test_before_the_first_event_of_a_source_its_features_are_empty(tmp_path: Path) -> None:
-    """The ingester refreshes features as soon as one topic has brought something."""
+    """The ingester refreshes features as soon as one topic has events."""
     log = EventLog(str(tmp_path / "events"), CASE.sources)
     store = PackedStore(tmp_path / "online.db")
     assert materialize(CASE, log, store, offline_root=str(tmp_path / "offline"), now=START) == 0
@@ -61,15 +61,15 @@ def test_before_the_first_event_of_a_source_its_features_are_empty(tmp_path: Pat
     assert read["page_3d"].to_pylist() == [None]
 
 
-def test_what_came_late_is_seen_at_the_same_now(tmp_path: Path) -> None:
-    """In simulated time the present is the newest event's: it stands still while another topic's events come in."""
+def test_late_events_are_seen_at_the_same_now(tmp_path: Path) -> None:
+    """In simulated time, now is the newest event's time, and doesn't change while another topic's events come in."""
     now, store, full = START + timedelta(days=5), PackedStore(tmp_path / "online.db"), shop_log(tmp_path / "full")
     offline = str(tmp_path / "offline")
     early = EventLog(str(tmp_path / "early"), CASE.sources)
-    one = full.read("visits").slice(0, 1).drop_columns(["created_time", "ingest_seq", "event_time"])
-    ingest_table(CASE, "visits", one, early, batch_id="early", now=START)
+    first = full.read("visits").slice(0, 1).drop_columns(["created_time", "ingest_seq", "event_time"])
+    ingest_table(CASE, "visits", first, early, batch_id="early", now=START)
     reader = OnlineStore(CASE, str(tmp_path / "online.db"))
-    user = one["user"].to_pylist()
+    user = first["user"].to_pylist()
     materialize(CASE, early, store, offline_root=offline, now=now)
     before = reader.read("user", user, timeout_s=1)["visits_3d"][0].as_py()
     materialize(CASE, full, store, offline_root=offline, now=now)
@@ -85,7 +85,7 @@ def test_an_earlier_now_does_not_overwrite_a_later_one(log: EventLog, tmp_path: 
     assert reader.read("user", ["u1"], timeout_s=1).equals(later)
 
 
-def test_older_than_the_ttl_is_null_and_says_when(log: EventLog, tmp_path: Path) -> None:
+def test_a_value_older_than_the_ttl_is_null_and_keeps_its_time(log: EventLog, tmp_path: Path) -> None:
     now = START + timedelta(days=4)
     materialize(CASE, log, PackedStore(tmp_path / "online.db"), offline_root=str(tmp_path / "offline"), now=now)
     reader = OnlineStore(CASE, str(tmp_path / "online.db"))
