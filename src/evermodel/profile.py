@@ -1,8 +1,8 @@
-"""Which store, registry, broker, Ray and KFP a project uses: `evermodel.yaml` at the project's root, plus environment.
+"""The stores, registry, broker, Ray and KFP of a project: `evermodel.yaml` at the project's root, and the environment.
 
-A stage never asks which profile it runs in: it is given URIs. Any value can be overridden by EVERMODEL_<NAME>.
-No URI needs to hold a password: a key that ends in `_file` names the file that does, which is read where a connection is
-opened and nowhere else. A password that is in a URI all the same isn't shown.
+The environment variable EVERMODEL_<NAME> overrides a key. A stage gets URIs and does not know the profile. A key that ends
+in `_file` names a file that holds a password; the file is read only when a connection is opened. A password inside a URI
+is not shown.
 """
 
 import os
@@ -19,33 +19,32 @@ from evermodel import storage
 from evermodel.errors import InputError, nearest
 
 MARKER = "evermodel.yaml"
-PASSWORD = re.compile(r"(://[^/:@]*:)[^@]*@")  # of a URI
+PASSWORD = re.compile(r"(://[^/:@]*:)[^@]*@")  # in a URI
+REMOVED = {"profile": "set the keys that it stood for", "ray_address": "set the environment variable RAY_ADDRESS"}
 
 
 class Profile(BaseSettings):
-    """One project's places. Relative paths are below the project's root."""
+    """The settings of one project. Relative paths are below the project's root."""
 
     model_config = SettingsConfigDict(env_prefix="EVERMODEL_", frozen=True, extra="forbid")
 
     root: Path
-    profile: Literal["local", "cluster"] = "local"
     state: str = ".evermodel"  # events, training sets, bundles, reports, request logs
-    scratch: str | None = None  # local and thrown away: logs of subprocesses, kfp.local's folder; None: the state's
+    scratch: str | None = None  # local and temporary: logs of subprocesses, kfp.local's folder; None: in `state`
     ledger: str = "sqlite:///{state}/ledger.db"
     ledger_password_file: str | None = None
     mlflow: str = "sqlite:///{state}/mlflow.db"
     feature_repo: str = "feature_repo"
-    feature_store: str = "feature_store.yaml"  # the file in it that names Feast's stores
+    feature_store: str = "feature_store.yaml"  # the file in `feature_repo` that names Feast's stores
     online_store: str | None = None  # a path, or redis://host:6379/0; None: {state}/online.db
     online_store_password_file: str | None = None
     broker: str | None = None  # Kafka's bootstrap servers
-    ray_address: str | None = None  # None: start a local one where one is needed
-    ray_job: str | None = None  # template of the RayJob that trains; None: train in the step's own process
+    ray_job: str | None = None  # template of the RayJob that trains; None: the step trains in its own process
     job: str | None = None  # template of the Job that runs a pipeline
-    num_workers: int = 0  # 0: the plain loop in the step's own process; more: Ray Train workers, the same loop
-    gpus_per_worker: float = 0.0  # of batch prediction; training is on CPUs
+    num_workers: int = 0  # 0: train in the step's own process; more: Ray Train workers, with the same loop
+    gpus_per_worker: float = 0.0  # in batch prediction; training uses CPUs
     serve_url: str = "http://127.0.0.1:8000"
-    rayservice: str | None = None  # what champions are projected onto
+    rayservice: str | None = None  # the RayService that serves the champions
     namespace: str | None = None
     launcher: Literal["local", "kfp", "job"] = "local"
     kfp_endpoint: str | None = None
@@ -64,7 +63,7 @@ class Profile(BaseSettings):
 
     @property
     def scratch_folder(self) -> Path:
-        """A local folder for what nobody reads later. InputError where the state is elsewhere and none is named."""
+        """A local folder for temporary files. InputError if `state` is remote and `scratch` is not set."""
         if self.scratch is not None:
             return self.root / self.scratch
         if (path := storage.local_path(self.state_uri)) is None:
@@ -73,7 +72,7 @@ class Profile(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        """The SQLAlchemy URL of the ledger. It names the file of its password, and never holds what is in it."""
+        """The SQLAlchemy URL of the ledger. It names the file of its password, not the password."""
         url = self.ledger.format(state=self.state_uri)
         if self.ledger_password_file is None:
             return url
@@ -85,7 +84,7 @@ class Profile(BaseSettings):
 
     @property
     def online_features(self) -> str:
-        """The URI of the online store: by default a file, as `feature_repo/feature_store.yaml` names it."""
+        """The URI of the online store: by default the file that `feature_repo/feature_store.yaml` names."""
         if self.online_store is not None:
             uri = self.online_store.format(state=self.state_uri)
             return uri if "://" in uri else str(self.root / uri)
@@ -97,25 +96,25 @@ class Profile(BaseSettings):
 
     @property
     def offline_features(self) -> str:
-        """The folder of the Parquet files that each materialisation appends to."""
+        """The folder to whose Parquet files each materialisation appends."""
         return storage.join(self.state_uri, "features")
 
     def place(self, use_case: str, *parts: str) -> str:
-        """The URI below which a use case keeps one kind of thing: `place("fraud", "events")`."""
+        """The URI of a part of a use case's state: `place("fraud", "events")`."""
         return storage.join(self.state_uri, use_case, *parts)
 
 
 def find_project(start: Path | None = None) -> Path:
-    """The nearest folder that holds `evermodel.yaml`, from `start` (or EVERMODEL_PROJECT, or here) upwards."""
+    """The nearest folder with an `evermodel.yaml`, from `start` (or EVERMODEL_PROJECT, or the current folder) upwards."""
     here = (start or Path(os.environ.get("EVERMODEL_PROJECT") or Path.cwd())).resolve()
     for folder in (here, *here.parents):
         if (folder / MARKER).is_file():
             return folder
-    raise InputError(f"no {MARKER} in {here} or above: run in a project directory, or make one by `evermodel init`")
+    raise InputError(f"no {MARKER} in {here} or above: run in a project directory, or make one with `evermodel init`")
 
 
 def load_profile(start: Path | None = None) -> Profile:
-    """Read the project's `evermodel.yaml`; InputError with the nearest valid key where one is unknown."""
+    """Read the project's `evermodel.yaml`. InputError with the nearest valid key if one is unknown."""
     root = find_project(start)
     try:
         values = yaml.safe_load(storage.read_text(root / MARKER)) or {}
@@ -123,8 +122,10 @@ def load_profile(start: Path | None = None) -> Profile:
         raise InputError(f"{root / MARKER}: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{root / MARKER}: a profile is a mapping, such as `num_workers: 2`")
-    known = Profile.model_fields.keys() - {"root"}  # which is where the file lies
+    known = Profile.model_fields.keys() - {"root"}  # the folder of the file
     for key in values:
+        if key in REMOVED:
+            raise InputError(f"{root / MARKER}: {key} has no effect any more; {REMOVED[key]}, and remove the key")
         if key not in known:
             raise InputError(f"{root / MARKER}: unknown key {key!r}; {nearest(str(key), known)}")
     environment = {key for key in Profile.model_fields if _environment_has(key)}

@@ -33,7 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "evermodel.yaml").write_text("profile: local\n")
+    (root / "evermodel.yaml").write_text("")
     (root / "use_cases").mkdir()
     (root / "use_cases" / "shop.yaml").write_text(_yaml(CASE))
     rng = np.random.default_rng(4)

@@ -1,12 +1,10 @@
-"""The documentation names only what is there: links, verbs with their options, pipelines, modules, paths and tests."""
+"""All that the documentation names exists: links, commands with their options, pipelines, modules, paths and tests."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import shlex
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import typer
 
 from evermodel.cli.app import app
+from tests.docs import use_case_reference
 from tests.support import ROOT
 
 PAGES = [
@@ -31,12 +30,12 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 
 def prose(text: str) -> str:
-    """Without fenced blocks: what stands in them is a listing, not a link."""
+    """The text without fenced blocks, whose brackets are no links."""
     return re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
 
 
 def code(text: str) -> str:
-    """Fenced blocks and code spans, each on lines of its own; a command that goes on in the next line in one."""
+    """Fenced blocks and code spans, each on lines of its own; a continued command is joined to one line."""
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, flags=re.S | re.M)
     return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", prose(text))]).replace("\\\n", " ")
 
@@ -147,10 +146,5 @@ def test_the_pages_of_the_docs_are_all_listed() -> None:
 
 
 def test_the_page_of_the_use_case_file_is_what_the_schema_says() -> None:
-    spec = importlib.util.spec_from_file_location("use_case_reference", ROOT / "tests/docs/use_case_reference.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     why = "run: python tests/docs/use_case_reference.py > docs/reference/use_case.md"
-    assert (ROOT / "docs" / "reference" / "use_case.md").read_text() == module.render(), why
+    assert (ROOT / "docs" / "reference" / "use_case.md").read_text() == use_case_reference.render(), why

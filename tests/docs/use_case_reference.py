@@ -1,4 +1,4 @@
-"""Writes docs/reference/use_case.md from the JSON Schema of the use-case file, so that the page can't fall behind.
+"""Writes docs/reference/use_case.md from the JSON Schema of the use-case file, so that the page stays true.
 
 python tests/docs/use_case_reference.py > docs/reference/use_case.md
 """
@@ -12,7 +12,7 @@ from evermodel.use_case import METRICS, format_duration, json_schema, metric_nam
 
 HEAD = """# The use-case file
 
-`use_cases/NAME.yaml`: all that makes one model's life. This page is generated from the file's JSON Schema (`python
+`use_cases/NAME.yaml` declares one use case. This page is generated from the file's JSON Schema (`python
 tests/docs/use_case_reference.py > docs/reference/use_case.md`); `evermodel config schema` prints the schema itself, which is the
 source, for your editor. `evermodel config show NAME` prints a file with every default filled in.
 
@@ -21,125 +21,131 @@ source, for your editor. `evermodel config show NAME` prints a file with every d
   half-open.
 - An *import path* is `package.module:name`; see [how to write one](../how-to/custom-code.md).
 - A key in **bold** is required. An unknown key, a value out of range, a name that refers to nothing: an error with file, line,
-  path, value and the nearest valid name. Nothing is guessed, and nothing has been changed.
+  path, value and the nearest valid name. Nothing has been changed then.
 - Every event has `event_time`, `created_time`, `ingest_seq` and `row_id`: no field may take these names.
 
 Metrics by framing: {metrics}. In {falling} less is better.
 """
 SIMULATOR = """## simulator
 
-What the reader `simulator` draws events from: `seed`, `history`, `live_windows`, `users`, `items`, `contexts`, `pairs`, `traffic`,
-`positions`, `logging`, `behaviour`, `outcomes` and a schedule of planted `faults`. `use_cases/restaurants.yaml` uses every one; the
-sections are checked by `evermodel.simulation.config`, with the same kind of errors.
+The settings of the reader `simulator`, which generates events: `seed`, `history`, `live_windows`, `users`, `items`, `contexts`, `pairs`, `traffic`,
+`positions`, `logging`, `behaviour`, `outcomes` and a schedule of injected `faults`. `use_cases/restaurants.yaml` uses all of them.
+`evermodel.simulation.config` checks them, with the same kind of errors.
 """
 FEATURES = """## features
 
-What a model sees, each a column (a window makes one a span, named `{name}_{span}`). Every kind takes these keys, and those of its own
-below. `encode` says how it becomes an input: `numeric` standardises, `embed` learns a vector a seen
-value, `hash` a vector a bucket, `bins` a vector a quantile bin, `none` leaves it to crosses and custom features.
+The inputs of the models. Each makes a column (a window makes one for each span, named `{name}_{span}`). Every kind takes these
+keys, and its own below. `encode` selects the encoding: `numeric` standardises, `embed` learns a vector for each value seen in
+training, `hash` one for each bucket, `bins` one for each quantile bin; `none` makes no input: only crosses and custom features
+use the column.
 
 """
-WORDS = {  # of keys whose schema says nothing
+WORDS = {  # for keys whose schema has no description
     "": {
-        "name": "what everything of it is kept under",
-        "framing": "what kind of answer, and so which metrics",
+        "name": "everything of the use case is stored under it",
+        "framing": "the kind of problem; it determines the metrics",
         "entities": "the things that events are about",
-        "sources": "where events come from",
-        "predict": "whose rows are answered",
-        "labels": "what became of an answered row",
-        "features": "what the models see",
+        "sources": "the origin of events",
+        "predict": "the source whose rows get a prediction",
+        "labels": "the outcomes of those rows",
+        "features": "the inputs of the models",
         "objectives": "one model each; the score is Σ weight × objective's score",
-        "split": "what validates in training",
-        "training": "recipe of the first champion and of each turn",
+        "split": "the validation rows of training",
+        "training": "the recipe of the first champion and of each later round",
         "evaluation": "the metric and the baselines",
         "gate": "when a challenger may go live",
-        "slices": "parts of the rows that are judged apart",
-        "behaviour": "tests of what a model does",
+        "slices": "parts of the rows that are evaluated separately",
+        "behaviour": "tests of how a model reacts to changed rows",
         "serving": "deadlines and the fallback",
-        "monitoring": "the windows that answers are looked at in",
-        "retraining": "the policy",
-        "business": "what outcomes are worth",
+        "monitoring": "windows, drift and alerts",
+        "retraining": "the policy that decides when to retrain",
+        "business": "the value of outcomes",
     },
     "sources": {
-        "path": "below the data directory; `*` takes several files",
-        "event_time": "when an event happened",
-        "fields": "the columns, and what is allowed in them",
-        "constants": "columns that are the same in every row",
-        "options": "of the reader",
+        "path": "below the data directory; `*` matches several files",
+        "event_time": "the time of the event",
+        "fields": "the columns, and their allowed values",
+        "constants": "columns with one value in every row",
+        "options": "options of the reader",
     },
     "sources.fields": {
-        "min": "below it a row is rejected; so is one above `max`",
-        "values": "anything else is rejected",
+        "min": "a row below it, or above `max`, is rejected",
+        "values": "a row with another value is rejected",
         "nullable": "whether null is allowed",
     },
-    "predict": {"source": "one row, one prediction", "position": "the place at which an item was shown"},
+    "predict": {"source": "each row gets one prediction", "position": "the place at which an item was shown"},
     "labels": {
-        "delay": "how long after the row its outcome is known",
-        "field": "of kind column: which one; absent: the label's name",
-        "source": "of kind event: whose events",
-        "match": "of kind event: columns that both sides share",
-        "value": "of kind event: what is summed; absent: whether one came",
+        "delay": "the time from the row until its outcome is known",
+        "field": "of kind column: the column; absent: the label's name",
+        "source": "of kind event: the source of the events",
+        "match": "of kind event: the columns in which both rows agree",
+        "value": "of kind event: the field that is summed; absent: 1 if an event came, else 0",
     },
     "features": {
-        "valid_min": "below it monitoring calls the data broken; so it does above `valid_max`",
-        "objectives": "which ones use it; absent: all",
+        "valid_min": "monitoring calls values below it, or above `valid_max`, broken",
+        "objectives": "the objectives that use it; absent: all",
     },
     "features: kind window": {
-        "source": "whose events are aggregated",
-        "entity": "whose own events: those with the row's key",
-        "field": "what is aggregated; none for count",
-        "spans": "how far back, one feature each",
-        "delay": "how old an event must be to count",
+        "source": "the source of the aggregated events",
+        "entity": "only events with the row's key of this entity",
+        "field": "the aggregated field; none for count",
+        "spans": "the lengths of the windows, one feature each",
+        "delay": "the age from which an event counts",
         "where": "only events with these values",
     },
-    "features: kind lag": {"steps": "how many events back", "delay": "how old the event must be"},
+    "features: kind lag": {"steps": "the number of events to go back", "delay": "the age from which an event counts"},
     "features: kind cross": {"of": "features or columns of the row"},
-    "features: kind custom": {"transform": "import path", "of": "the columns that it is given"},
-    "objectives": {"weight": "in the score; may be changed while it serves"},
+    "features: kind custom": {"transform": "import path", "of": "the columns that it takes"},
+    "objectives": {"weight": "in the score; can be changed while the model serves"},
     "objectives.model": {
         "hidden": "sizes of the hidden layers",
         "options": "of a custom model; of a two_tower `sum` and `wide`, of an mlp `wide`",
     },
-    "training.stateful": {"restandardise": "let means and scales follow the new rows, without changing the function"},
-    "training": {"stateful": "what a retraining turn changes of this recipe"},
+    "training.stateful": {
+        "restandardise": "fit means and scales to the new rows again, without changing the model's function"
+    },
+    "training": {"stateful": "the changes of this recipe in a stateful round"},
     "evaluation": {
         "metric": "the primary one",
         "k": "of top_k, hr, ndcg",
-        "threshold": "from which score on a binary answer is yes",
+        "threshold": "a binary score from here on predicts the positive class",
     },
     "gate": {
         "resamples": "of the paired bootstrap",
-        "minimum_rows": "on fewer it holds",
-        "max_bytes": "of the packed release",
+        "minimum_rows": "the verdict on fewer rows is `hold`",
+        "max_bytes": "the largest size of the packed release",
     },
     "behaviour": {
-        "feature": "which one is changed",
-        "set": "to this value",
-        "add": "by this much",
-        "expect": "of kind direction",
+        "feature": "the feature that is changed",
+        "set": "the new value",
+        "add": "the value that is added",
+        "expect": "of kind direction: where the score must move",
         "call": "of kind custom: import path",
     },
     "serving": {
-        "deadline": "within which every answer is given, by the fallback if need be",
-        "feature_timeout": "what the online store may take of it",
-        "max_batch_size": "rows scored together",
-        "batch_wait": "how long the first of a batch waits for others",
+        "deadline": "every request is answered within it, by the fallback if necessary",
+        "feature_timeout": "the part of the deadline that the online store may take",
+        "max_batch_size": "the most requests that are scored together",
+        "batch_wait": "the time that the first request of a batch waits for others",
     },
-    "monitoring": {"minimum_rows": "on fewer nothing is judged", "drift": "when a column has moved"},
+    "monitoring": {
+        "minimum_rows": "a window with fewer rows is not judged",
+        "drift": "when a column counts as drifted",
+    },
     "monitoring.drift": {
-        "threshold": "from which on a distance is a drift (below which, of a p-value)",
+        "threshold": "a distance from here on is a drift; a p-value below it is one",
         "bins": "quantile bins of the champion's training rows",
     },
     "retraining": {
-        "k": "so many of the last `n` windows",
-        "cooldown": "after a retrain nothing is started for so long",
+        "k": "the number of alerting windows, of the last `n`",
+        "cooldown": "the time after a retrain in which no other starts",
         "minimum_new_rows": "matured rows that the champion hasn't been trained on",
-        "diagnoses": "which ones retrain; broken data never does",
+        "diagnoses": "the diagnoses that start a retrain; broken data never does",
     },
     "business": {
-        "value": "of one outcome, in `unit`",
+        "value": "the value of one outcome, in `unit`",
         "label": "absent: the first objective's",
-        "field": "what a value is multiplied by",
+        "field": "the value is multiplied by this field",
     },
 }
 TITLES = {

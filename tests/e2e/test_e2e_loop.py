@@ -99,7 +99,7 @@ def test_the_local_profile_comes_to_the_same(
     project, cluster = tmp_path_factory.mktemp("local"), tmp_path_factory.mktemp("cluster")
     for folder in ("pipelines", "components", "feature_repo", "serving", "use_cases"):
         shutil.copytree(ROOT / folder, project / folder)
-    (project / "evermodel.yaml").write_text("profile: local\nnum_workers: 2\n")
+    (project / "evermodel.yaml").write_text("num_workers: 2\n")
     state = project / ".evermodel" / USE_CASE
     shutil.copytree(first.events, state / "events")
 

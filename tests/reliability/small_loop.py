@@ -32,7 +32,7 @@ BROKEN = 2  # rows of the history that no schema allows
 
 def write_project(root: Path) -> None:
     """The project's files and, below `data`, one folder a batch."""
-    storage.write_text(root / "evermodel.yaml", "profile: local\n")
+    storage.write_text(root / "evermodel.yaml", "")
     write_use_case(root)
     rows = readings()
     halves = [(day.start + n * DAY / 2, day.start + (n + 1) * DAY / 2) for day in LIVE for n in range(2)]
@@ -110,7 +110,7 @@ def _serve(project: Project, day: Window) -> None:
 
 def answered(case: UseCase, log: EventLog, champion: Release, window: Window) -> pa.Table:
     """The window's rows as the champion serves them: features and scores, without the outcome."""
-    rows = training_set.rows(case, log, window=window, now=window.end, labelled=False)
+    rows = training_set.build_rows(case, log, window=window, now=window.end, labelled=False)
     outcomes = [label.field or label.name for label in case.labels if label.kind == "column"]
     table = score_rows(bundle.open_release(champion), rows.drop_columns(outcomes))
     ids = [f"{case.name}-{row}" for row in table["row_id"].to_pylist()]

@@ -100,7 +100,7 @@ def promote_verdict(metric: float, before: float | None) -> Verdict:
 def make_project(folder: Path) -> Project:
     """An empty project of one use case."""
     (folder / "use_cases").mkdir(parents=True)
-    (folder / "evermodel.yaml").write_text("profile: local\n")
+    (folder / "evermodel.yaml").write_text("")
     shutil.copy(ROOT / "use_cases" / f"{NAME}.yaml", folder / "use_cases")
     return Project.open(folder)
 

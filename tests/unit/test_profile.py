@@ -1,4 +1,4 @@
-"""Which places a project uses: its file, the environment over it, and what a wrong value says."""
+"""The settings of a project: its file, the environment that overrides it, and the error of a wrong value."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from evermodel.profile import find_project, load_profile
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("STATE", "LEDGER", "MLFLOW", "PROJECT", "NUM_WORKERS"):
         monkeypatch.delenv(f"EVERMODEL_{name}", raising=False)
-    (tmp_path / "evermodel.yaml").write_text("profile: local\n")
+    (tmp_path / "evermodel.yaml").write_text("")
     return tmp_path
 
 
@@ -24,7 +24,7 @@ def test_a_project_is_found_from_any_folder_below(root: Path, monkeypatch: pytes
     assert load_profile().root == root
 
 
-def test_the_environment_may_name_it(
+def test_the_environment_may_name_the_project(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -32,7 +32,7 @@ def test_the_environment_may_name_it(
     assert load_profile().root == root
 
 
-def test_outside_a_project_there_is_none(tmp_path: Path) -> None:
+def test_outside_a_project_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no evermodel\.yaml in .* or above"):
         find_project(tmp_path)
 
@@ -46,7 +46,7 @@ def test_places_are_below_the_root(root: Path) -> None:
     assert profile.online_features == f"{root}/.evermodel/online.db"
 
 
-def test_state_elsewhere_takes_what_lies_in_it_along(root: Path) -> None:
+def test_a_remote_state_moves_what_is_in_it(root: Path) -> None:
     (root / "evermodel.yaml").write_text("state: s3://models/evermodel\nledger: postgresql://db/evermodel\n")
     profile = load_profile(root)
     assert profile.place("fraud") == "s3://models/evermodel/fraud"
@@ -57,13 +57,13 @@ def test_state_elsewhere_takes_what_lies_in_it_along(root: Path) -> None:
         _ = profile.scratch_folder
 
 
-def test_what_is_thrown_away_lies_with_the_state_or_where_it_is_said(root: Path) -> None:
+def test_temporary_files_are_in_the_state_or_in_scratch(root: Path) -> None:
     assert load_profile(root).scratch_folder == root / ".evermodel"
     (root / "evermodel.yaml").write_text("state: s3://models/evermodel\nscratch: /tmp/evermodel\n")
     assert load_profile(root).scratch_folder == Path("/tmp/evermodel")
 
 
-def test_a_password_is_named_by_its_file_and_never_read_here(root: Path) -> None:
+def test_a_password_file_is_named_and_not_read(root: Path) -> None:
     (root / "evermodel.yaml").write_text(
         "ledger: postgresql+psycopg://evermodel@db/evermodel?sslmode=require\n"
         "ledger_password_file: /secrets/postgresql/password\n"
@@ -92,28 +92,30 @@ def test_the_environment_wins_over_the_file(root: Path, monkeypatch: pytest.Monk
 
 
 def test_an_empty_file_is_the_defaults(root: Path) -> None:
-    (root / "evermodel.yaml").write_text("# nothing to say\n")
+    (root / "evermodel.yaml").write_text("# only a comment\n")
     assert load_profile(root).launcher == "local"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("num_worker: 2\n", r"unknown key 'num_worker'; did you mean 'num_workers'\?"),
         ("num_workers: many\n", r"num_workers = 'many': .*integer"),
-        ("profile: lokal\n", r"profile = 'lokal': .*'local' or 'cluster'"),
+        ("launcher: lokal\n", r"launcher = 'lokal': .*'local', 'kfp' or 'job'"),
+        ("profile: local\n", r"profile has no effect any more; .*remove the key"),
+        ("ray_address: auto\n", r"ray_address has no effect any more; set .*RAY_ADDRESS"),
         ("root: /elsewhere\n", r"unknown key 'root'"),
-        ("- profile\n", r"a mapping"),
-        ("profile: [\n", r"evermodel\.yaml"),
+        ("- launcher\n", r"a mapping"),
+        ("launcher: [\n", r"evermodel\.yaml"),
     ],
 )
-def test_a_wrong_value_is_said_with_its_place(root: Path, text: str, said: str) -> None:
+def test_a_wrong_value_is_an_error_with_its_file(root: Path, text: str, message: str) -> None:
     (root / "evermodel.yaml").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_profile(root)
 
 
-def test_a_wrong_value_of_the_environment_is_said_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_of_the_environment_is_an_error_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERMODEL_NUM_WORKERS", "many")
     with pytest.raises(InputError, match=r"num_workers"):
         load_profile(root)

@@ -2,7 +2,6 @@
 {{- define "evermodel.profile" -}}
 {{- $values := .Values -}}
 {{- $profile := dict
-  "profile" "cluster"
   "state" (include "evermodel.state" .)
   "scratch" "/tmp/evermodel"
   "feature_repo" "/opt/evermodel/feature_repo"

@@ -122,7 +122,7 @@ class Gate(Section):
 
     share: Share = Setting(0.3, description="newest share of the window's rows, never trained on by the challenger")
     first_share: Share = Setting(
-        0.1, description="the same of the first champion's window; its gate rows join the replay pool"
+        0.1, description="the same of the first champion's window; its gate rows join the rehearsal rows later"
     )
     margin: float = Setting(0.02, ge=0, description="promote where the interval's lower bound is above −margin")
     metric: str | None = Setting(None, description="absent: the use case's metric")

@@ -1,7 +1,7 @@
-"""The train and the batch step with a RayJob: what they hand over, what the job's own process leaves, and the result.
+"""The training and batch steps with a RayJob: inputs, entry point and results.
 
-The stand-in cluster does what a real one does with the entry point: it runs it, in a process of its own. One worker
-gives the plain loop's bits, so the release must be the one of training in the step itself.
+The fake cluster runs the entry point in a process of its own, as a real one does. One worker gives the same bits as the
+plain loop, so the release must equal the one that the step trains itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evermodel import bundle, storage, workflow
 from evermodel.errors import EvermodelError
 from evermodel.execution import entrypoint
 from evermodel.features import training_set
-from evermodel.serving.batch import read_batch, scored
+from evermodel.serving.batch import read_batch, score_rows
 from evermodel.workflow import Project
 from tests.support.pump_use_case import LIVE, NAME, PER_DAY, readings, write_readings, write_use_case
 from tests.unit.execution.kubernetes_server import Cluster, kubernetes
@@ -34,48 +34,48 @@ TEMPLATE = "kind: RayJob\napiVersion: ray.io/v1\nspec: {rayClusterSpec: {workerG
 def project(tmp_path: Path) -> Project:
     root = tmp_path / "project"
     write_use_case(root)
-    (root / "evermodel.yaml").write_text("profile: local\nray_job: rayjob.yaml\nnum_workers: 1\n")
+    (root / "evermodel.yaml").write_text("ray_job: rayjob.yaml\nnum_workers: 1\n")
     (root / "rayjob.yaml").write_text(TEMPLATE)
     write_readings(tmp_path / "data", readings())
-    found = Project.open(root)
-    workflow.ingest(found, NAME, data_dir=tmp_path / "data", now=NOW)
-    return found
+    opened = Project.open(root)
+    workflow.ingest(opened, NAME, data_dir=tmp_path / "data", now=NOW)
+    return opened
 
 
-def carry_out(project: Project) -> Any:
-    """The step at which a RayJob's entry point is run."""
+def run_entry_point(project: Project) -> Any:
+    """A step that runs a RayJob's entry point."""
 
-    def step(found: dict[str, Any]) -> None:
+    def step(job: dict[str, Any]) -> None:
         environment = {
             **os.environ, "EVERMODEL_PROJECT": str(project.profile.root), "RAY_ADDRESS": "local", "NODE_NAME": "node-1",
         }  # fmt: skip
-        command = [sys.executable, *shlex.split(found["spec"]["entrypoint"])[1:]]
+        command = [sys.executable, *shlex.split(job["spec"]["entrypoint"])[1:]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         good = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
         bad = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": done.stderr}
-        found["status"] = bad if done.returncode else good
+        job["status"] = bad if done.returncode else good
 
     return step
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    with kubernetes(tmp_path) as (found, config):
+    with kubernetes(tmp_path) as (fake, config):
         monkeypatch.setenv("KUBECONFIG", str(config))
-        found.script["rayjobs"] = [carry_out(project)]
-        yield found
+        fake.script["rayjobs"] = [run_entry_point(project)]
+        yield fake
 
 
-def test_training_and_scoring_on_a_ray_job_give_what_the_step_itself_gives(project: Project, cluster: Cluster) -> None:
+def test_a_ray_job_gives_the_same_release_and_scores_as_the_step_itself(project: Project, cluster: Cluster) -> None:
     plan = workflow.plan(project, NAME, now=NOW)
     assert workflow.claim(project, plan, owner="test", now=NOW)
     rows = workflow.build_training_set(project, plan)
     release = workflow.train(project, plan, rows)
-    assert cluster.applied("rayjobs") == 1 and not cluster.objects
+    assert cluster.count_applied("rayjobs") == 1 and not cluster.objects
     assert storage.read_text(project.turn(plan, "workers.json")) == (
         '[{"epoch":0,"node":"node-1","objective":"failed","rank":0}]'
     )
-    assert workflow.train(project, plan, rows) == release and cluster.applied("rayjobs") == 1, "it is done"
+    assert workflow.train(project, plan, rows) == release and cluster.count_applied("rayjobs") == 1, "the job is done"
     here = entrypoint.train(plan, rows, out=project.turn(plan), num_workers=0)
     for mine, other in zip(here.bundles, release.bundles, strict=True):
         plain, packed = bundle.open_bundle(mine), bundle.open_bundle(other)
@@ -83,22 +83,24 @@ def test_training_and_scoring_on_a_ray_job_give_what_the_step_itself_gives(proje
             name: value.tobytes() for name, value in plain.weights.items()
         }
         assert packed.manifest.row_digest == plain.manifest.row_digest
-    assert project.ledger().find_release(NAME, release.id) == release, "recorded by the step: the job knows no ledger"
+    assert project.ledger().find_release(NAME, release.id) == release, (
+        "the step records it, since the job has no ledger"
+    )
 
     report = workflow.evaluate(project, plan, rows, release)
     workflow.promote(project, plan, release, report, actor="test", override="for the batch below")
-    cluster.script["rayjobs"] = [carry_out(project)]
+    cluster.script["rayjobs"] = [run_entry_point(project)]
     scores = read_batch(workflow.predict_batch(project, NAME, window=LIVE[0], now=LIVE[0].end))
-    assert cluster.applied("rayjobs") == 2 and scores.num_rows == PER_DAY
+    assert cluster.count_applied("rayjobs") == 2 and scores.num_rows == PER_DAY
     _, case = project.find(NAME)
-    asked = training_set.rows(case, project.log(case), window=LIVE[0], now=LIVE[0].end, labelled=False)
-    plain = scored(case, bundle.open_release(release), asked).sort_by("row_id")
+    unlabelled = training_set.build_rows(case, project.log(case), window=LIVE[0], now=LIVE[0].end, labelled=False)
+    plain = score_rows(bundle.open_release(release), unlabelled).sort_by("row_id")
     assert scores["score"].to_pylist() == pytest.approx(plain["score"].to_pylist())
     workflow.predict_batch(project, NAME, window=LIVE[0], now=LIVE[0].end)
-    assert cluster.applied("rayjobs") == 2, "the same rows by the same release are scored once"
+    assert cluster.count_applied("rayjobs") == 2, "the same rows by the same release are scored once"
 
 
-def test_what_a_job_says_of_its_failure_reaches_the_step(project: Project, cluster: Cluster) -> None:
+def test_the_error_of_a_job_reaches_the_step(project: Project, cluster: Cluster) -> None:
     plan = workflow.plan(project, NAME, now=NOW)
     workflow.claim(project, plan, owner="test", now=NOW)
     rows = workflow.build_training_set(project, plan)

@@ -19,7 +19,7 @@ NOW = LIVE[0].end
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """A project whose `pipelines` print what they are given."""
     write_use_case(tmp_path)
-    (tmp_path / "evermodel.yaml").write_text("profile: local\n")
+    (tmp_path / "evermodel.yaml").write_text("")
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\n")
     (tmp_path / ".evermodel").mkdir()

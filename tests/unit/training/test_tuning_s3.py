@@ -18,7 +18,7 @@ def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatc
     from evermodel.training.tuning import tune_objective
 
     write_use_case(tmp_path).write_text(CASE.lstrip() + "split: {validation: 0.2}\n")
-    (tmp_path / "evermodel.yaml").write_text("profile: local\n")
+    (tmp_path / "evermodel.yaml").write_text("")
     write_readings(tmp_path / "data", readings(3))
     project = Project.open(tmp_path)
     workflow.ingest(project, NAME, data_dir=tmp_path / "data", now=FIRST.end)

@@ -11,7 +11,7 @@ from evermodel import bundle, workflow
 from evermodel.errors import ConflictError, DataError, EvermodelError, InputError
 from evermodel.features import training_set
 from evermodel.records import Decision, Plan, Promotion, Release, Window
-from evermodel.serving.batch import scored
+from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
 from evermodel.workflow.monitoring import _answering
@@ -23,7 +23,7 @@ LATER = LIVE[-1].end
 
 
 def make_project(folder: Path, *, case: str = CASE, days: int = 5) -> Project:
-    (folder / "evermodel.yaml").write_text("profile: local\n")
+    (folder / "evermodel.yaml").write_text("")
     write_use_case(folder).write_text(case.lstrip())
     write_readings(folder / "data", readings(days))
     project = Project.open(folder)
@@ -44,8 +44,8 @@ def live(project: Project, plan: Plan) -> Release:
 
 def serve(project: Project, day: Window, release: Release) -> None:
     _, case = project.find(NAME)
-    rows = training_set.rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(["failed"])
-    served = scored(case, bundle.open_release(release), rows)
+    rows = training_set.build_rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(["failed"])
+    served = score_rows(bundle.open_release(release), rows)
     ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
     log.append(served.append_column("prediction_id", ids))
