@@ -1,8 +1,8 @@
-"""Kubeflow Pipelines components: one verb a file. Each imports, calls and records; the logic is in `evermodel`.
+"""Kubeflow Pipelines components, one verb a file: each imports, calls and records. The logic is in `evermodel`.
 
-Only the body of a component travels to the pod, so it imports what it needs inside. Values between components are
-canonical JSON strings of `evermodel.records` (a dict parameter would turn ints into floats); data goes by reference.
-An output that a condition looks at is named `Output`: kfp.local 2.17 finds no other in a condition, and takes it as false.
+Only the body of a component is sent to the pod, so its imports are inside. Values between components are canonical JSON
+strings of `evermodel.records` (a dict parameter would turn ints into floats); data goes by reference. An output that a
+condition reads is named `Output`: kfp.local 2.17 finds no other in a condition, and takes the condition as false.
 """
 
 import os
@@ -10,10 +10,10 @@ from functools import partial
 
 from kfp import dsl
 
-#: Set both to `name@sha256:…` when compiling for a cluster: an image without torch, and one with it.
+#: An image without torch, and one with it. For a cluster, set both variables to `name@sha256:…` before compiling.
 IMAGE = os.environ.get("EVERMODEL_IMAGE", "evermodel-python:local")
 RAY_IMAGE = os.environ.get("EVERMODEL_RAY_IMAGE", IMAGE)
-#: Where training has a Ray cluster of its own (the profile's `ray_job`), the step only waits for it.
+#: If training runs as a RayJob (the profile's `ray_job`), the step only waits for it, and needs no torch.
 TRAIN_IMAGE = IMAGE if os.environ.get("EVERMODEL_RAY_JOB") else RAY_IMAGE
 
 component = partial(dsl.component, base_image=IMAGE, install_kfp_package=False)

@@ -1,4 +1,4 @@
-"""Ask the policy whether to retrain, on which windows, and why (or why not)."""
+"""Decide by the policy whether to retrain and on which windows, with the reason."""
 
 from typing import NamedTuple
 

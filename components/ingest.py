@@ -1,4 +1,4 @@
-"""Read a use case's sources into its event log: what is there already is counted, not applied."""
+"""Append a use case's sources to its event log; rows that are there already are counted, not applied."""
 
 from components import component
 

@@ -1,4 +1,4 @@
-"""Bring the online store up to `now`: each entity's window features, as the offline path computes them."""
+"""Bring the online store up to `now`: each entity's window features, equal to the offline ones."""
 
 from components import component
 

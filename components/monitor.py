@@ -1,4 +1,4 @@
-"""Look at one window of answers with the labels known by now; alerts go to the ledger."""
+"""Monitor one window of served predictions with the labels known by `now`; alerts go to the ledger."""
 
 from kfp import dsl
 
@@ -12,8 +12,8 @@ def monitor(use_case: str, use_case_digest: str, window: str, now: str, page: ds
 
     project, at = workflow.Project.open(), parse_time_or_now(now)
     _, case = project.find(use_case)
-    looked_at = parse_window(window) or workflow.newest_window(case, now=at)
-    report = workflow.monitor(project, use_case, window=looked_at, now=at, page=page.path)
+    monitored = parse_window(window) or workflow.newest_window(case, now=at)
+    report = workflow.monitor(project, use_case, window=monitored, now=at, page=page.path)
     if not storage.exists(page.path):
-        storage.write_text(page.path, f"<p>{looked_at}: {report.rows} rows, nothing alerted.</p>")
+        storage.write_text(page.path, f"<p>{monitored}: {report.rows} rows, nothing alerted.</p>")
     return report.to_json()

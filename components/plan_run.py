@@ -1,4 +1,4 @@
-"""Settle what a run is to do, and claim its key: a second run of one key is not granted, and does nothing."""
+"""Plan a run and claim its key; a second run of the same key isn't granted, and does nothing."""
 
 from typing import NamedTuple
 

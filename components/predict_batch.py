@@ -1,4 +1,4 @@
-"""Score the rows of a window with the champion on Ray Data; as many rows come out as went in."""
+"""Score the rows of a window with the champion on Ray Data; each row gets a score."""
 
 from components import scoring_component
 

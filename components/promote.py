@@ -1,4 +1,4 @@
-"""Carry out the verdict: the ledger's promotion row is the commit, the registry's aliases follow it."""
+"""Carry out the verdict: write the ledger's promotion row, then set the registry's aliases to match it."""
 
 from components import component
 
@@ -8,10 +8,10 @@ def promote(plan: str, release: str, report: str, registered: str) -> str:
     from evermodel import workflow
     from evermodel.records import EvaluationReport, Plan, Release
 
-    project, todo = workflow.Project.open(), Plan.from_json(plan)
+    project, run_plan = workflow.Project.open(), Plan.from_json(plan)
     verdict = EvaluationReport.from_json(report)
-    with project.recording(todo, "promote", now=todo.now):
-        word = workflow.promote(project, todo, Release.from_json(release), verdict, actor="pipeline")
+    with project.recording(run_plan, "promote", now=run_plan.now):
+        word = workflow.promote(project, run_plan, Release.from_json(release), verdict, actor="pipeline")
         if registered:
-            workflow.sync_aliases(project, todo.use_case)
+            workflow.sync_aliases(project, run_plan.use_case)
     return word

@@ -1,4 +1,4 @@
-"""Train every objective of the use case, from the parent's whole state or from scratch; leaves the release."""
+"""Train every objective of the use case, from the parent's whole state or from scratch; returns the release."""
 
 from components import training_component
 
@@ -8,6 +8,6 @@ def train(plan: str, training_set: str) -> str:
     from evermodel import workflow
     from evermodel.records import Plan, TrainingSet
 
-    project, todo = workflow.Project.open(), Plan.from_json(plan)
-    with project.recording(todo, "train", now=todo.now):
-        return workflow.train(project, todo, TrainingSet.from_json(training_set)).to_json()
+    project, run_plan = workflow.Project.open(), Plan.from_json(plan)
+    with project.recording(run_plan, "train", now=run_plan.now):
+        return workflow.train(project, run_plan, TrainingSet.from_json(training_set)).to_json()

@@ -1,4 +1,4 @@
-"""Feast's view of every use case of this project. Feast registers module globals only, so each object becomes one."""
+"""The Feast objects of every use case of this project. Feast registers module globals only, so each object is one."""
 
 import os
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Pipelines: the journeys. Wiring only: a pipeline names components and passes their outputs on."""
+"""Pipelines: wiring only. A pipeline names components and passes their outputs on."""

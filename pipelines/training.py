@@ -8,7 +8,7 @@ from components.plan_run import plan_run
 from components.promote import promote
 from components.register import register
 from components.train import train
-from evermodel.execution.kubeflow.platform import on_cluster
+from evermodel.execution.kubeflow.platform import apply_platform
 
 
 @dsl.pipeline(name="training", description="Train a challenger and promote it if it passes the gate.")
@@ -24,19 +24,19 @@ def training(
     now: str = "",
     owner: str = "pipeline",
 ) -> None:
-    """One run of one retrain key.
+    """Run one retrain key once.
 
     Args:
         use_case: Name, path or URI of the use-case file.
-        use_case_digest: Digest of its content; empty accepts whatever the file says now.
-        windows: START..END in ISO 8601, comma between several; empty takes all that is new to the champion.
-        mode: stateful or from_scratch; empty goes on from the champion, or starts where there is none.
+        use_case_digest: Digest of its content; empty accepts the file as it is.
+        windows: START..END in ISO 8601, separated by commas; empty takes all that is new to the champion.
+        mode: stateful or from_scratch; empty is stateful if there is a parent, else from_scratch.
         parent: champion, none, or a release id.
-        trigger: The alert's window, where one asked for this run.
-        retrain_key: One run a key; empty derives it from the other parameters.
-        reason: Why; starting over although a champion is there needs one.
-        now: The time that the run takes for the present; empty takes the clock's.
-        owner: Who holds the lease while the run goes on.
+        trigger: The window of the alert that started this run, if one did.
+        retrain_key: A key runs once; empty derives it from the other parameters.
+        reason: Text for the record; needed to start from scratch if there is a champion.
+        now: The present time of the run; empty takes the clock's.
+        owner: Holder of the lease during the run.
     """
     planned = plan_run(
         use_case=use_case,
@@ -50,15 +50,11 @@ def training(
         now=now,
         owner=owner,
     )
-    on_cluster(planned).set_caching_options(False)
+    apply_platform(planned).set_caching_options(False)
     plan = planned.outputs["plan"]
     with dsl.If(planned.outputs["Output"] == "yes", name="granted"):
-        rows = on_cluster(build_training_set(plan=plan))
-        release = on_cluster(train(plan=plan, training_set=rows.output), heavy=True)
-        report = on_cluster(evaluate(plan=plan, training_set=rows.output, release=release.output), heavy=True)
-        registered = register(plan=plan, release=release.output, report=report.outputs["Output"])
-        on_cluster(registered).set_caching_options(False)
-        promoted = promote(
-            plan=plan, release=release.output, report=report.outputs["Output"], registered=registered.output
-        )
-        on_cluster(promoted).set_caching_options(False)
+        rows = apply_platform(build_training_set(plan=plan)).output
+        release = apply_platform(train(plan=plan, training_set=rows), heavy=True).output
+        report = apply_platform(evaluate(plan=plan, training_set=rows, release=release), heavy=True).outputs["Output"]
+        run_id = apply_platform(register(plan=plan, release=release, report=report)).set_caching_options(False).output
+        apply_platform(promote(plan=plan, release=release, report=report, registered=run_id)).set_caching_options(False)

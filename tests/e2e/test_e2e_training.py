@@ -27,13 +27,13 @@ AGAIN = """
 import sys
 from evermodel import storage
 from evermodel.workflow import Project
-from evermodel.execution.ray_job import on_ray
+from evermodel.execution.ray_job import run_ray_job
 name, key, again = sys.argv[1:]
 profile = Project.open().profile
 before, folder = (profile.place(name, "turns", one) for one in (key, again))
 for file in ("plan.json", "training_set.json"):
     storage.write_text(storage.join(folder, file), storage.read_text(storage.join(before, file)))
-on_ray(profile, "train", folder, key=again, use_case=name)
+run_ray_job(profile, "train", folder, key=again, use_case=name)
 """
 
 
@@ -118,7 +118,7 @@ def test_the_waiting_pod_is_killed(deployment: Deployment, visitors: Visitors) -
         (pod,) = [one for one in deployment.space.pods(PIPELINE) if one["status"]["phase"] == "Running"]
         job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         deployment.space.kubectl("delete", "pod", name_of(pod), "--force", "--grace-period=0")
-        found_again = "found, and waited for"
+        found_again = "found; waiting for its end"
         until("another pod that finds it", lambda: found_again in told(deployment, job) or None, seconds=300)
         found = result()
     assert_once(deployment, found)

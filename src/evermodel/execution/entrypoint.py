@@ -1,7 +1,7 @@
-"""`python -m evermodel.execution.entrypoint train|predict-batch FOLDER`: the entry point of a RayJob, run on the head of its cluster.
+"""`python -m evermodel.execution.entrypoint train|predict-batch FOLDER`: the entry point of a RayJob, on its cluster's head.
 
-What it works on is in the folder, on storage that every node reaches; what it leaves is there too, and a marker is
-written last. It knows neither the ledger nor the registry: whoever asked for it reads the folder and records.
+The folder lies on storage that every node reaches. It holds the inputs, and gets the results and, last, a marker. The
+job uses neither the ledger nor the registry: the step that started it reads the folder and records the result.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from evermodel import use_case as use_cases
 from evermodel.errors import EvermodelError, InputError, nearest
 from evermodel.profile import Profile, load_profile
 from evermodel.records import Artifact, Plan, Release, TrainingSet, canonical_json, sha256
+from evermodel.run_folder import RunFolder
 from evermodel.use_case import UseCase
 
 Verb = Literal["train", "predict-batch"]
-READS: dict[str, tuple[str, ...]] = {"train": ("plan.json", "training_set.json"), "predict-batch": ("batch.json",)}
+VERBS: tuple[Verb, ...] = ("train", "predict-batch")
 
 
-class Batch(Artifact):
-    """`batch.json`: which rows to score, with what, into where."""
+class BatchRequest(Artifact):
+    """Which rows to score, with which release, and where the scores go."""
 
     use_case_uri: str
     use_case_digest: str
@@ -32,21 +33,30 @@ class Batch(Artifact):
     out_uri: str
 
 
-def inputs(verb: Verb, folder: str) -> str:
-    """The digest of all that the job reads: another one is another job, whatever its name.
+def input_digest(verb: Verb, folder: str) -> str:
+    """The digest of all that the job reads; a job with another digest is another job, even under the same name.
 
-    Not of the data version: events that have come since leave the rows of the same `now` as they were, and rows are in
-    it by their own digests. So a step that was killed while events came in finds its job again.
+    It leaves out the data version, so that a step that is killed while events arrive finds its job again: new events
+    don't change the rows as of the same `now`, and the rows' own digests are part of the inputs.
     """
-    texts = [storage.read_text(storage.join(folder, name)) for name in READS[verb]]
-    trees = [{key: value for key, value in json.loads(text).items() if key != "data_version"} for text in texts]
-    return sha256(canonical_json([verb, *trees]).encode())
+    trees = [json.loads(storage.read_text(uri)) for uri in _inputs(verb, folder)]
+    stable = [{key: value for key, value in tree.items() if key != "data_version"} for tree in trees]
+    return sha256(canonical_json([verb, *stable]).encode())
+
+
+def _inputs(verb: Verb, folder: str) -> tuple[str, ...]:
+    run = RunFolder(folder)
+    return (run.plan, run.training_set) if verb == "train" else (run.batch,)
 
 
 def is_done(verb: Verb, folder: str, digest: str) -> bool:
     """Whether a job with these inputs has finished in this folder."""
-    place = _marker(verb, folder)
-    return storage.exists(place) and storage.read_text(place) == digest
+    marker = _marker(verb, folder)
+    return storage.exists(marker) and storage.read_text(marker) == digest
+
+
+def mark_done(verb: Verb, folder: str, digest: str) -> None:
+    storage.write_text(_marker(verb, folder), digest)
 
 
 def _marker(verb: Verb, folder: str) -> str:
@@ -54,7 +64,7 @@ def _marker(verb: Verb, folder: str) -> str:
 
 
 def train(plan: Plan, rows: TrainingSet, *, out: str, num_workers: int) -> Release:
-    """Every objective of the plan's use case, trained into `out` with the Ray that is there (none: in this process)."""
+    """Train every objective of the plan's use case into `out`, on the running Ray, or in this process if there is none."""
     from evermodel.features import training_set
     from evermodel.training.release import train_release
 
@@ -72,11 +82,11 @@ def train(plan: Plan, rows: TrainingSet, *, out: str, num_workers: int) -> Relea
     return trained.release
 
 
-def predict_batch(batch: Batch, *, num_actors: int, num_gpus: float) -> None:
-    """Score the batch's rows into its folder, on so many GPUs an actor."""
-    from evermodel.serving.batch import predict_batch as score
+def predict_batch(batch: BatchRequest, *, num_actors: int, num_gpus: float) -> None:
+    """Score the batch's rows with `num_gpus` GPUs for each actor."""
+    from evermodel.serving import batch as batches
 
-    score(
+    batches.predict_batch(
         _use_case(batch.use_case_uri, batch.use_case_digest),
         batch.release,
         batch.rows_uri,
@@ -89,23 +99,22 @@ def predict_batch(batch: Batch, *, num_actors: int, num_gpus: float) -> None:
 
 
 def run(verb: Verb, folder: str, profile: Profile) -> None:
-    """Do what the folder says, and leave the marker."""
-    digest, workers = inputs(verb, folder), max(profile.num_workers, 1)
+    """Train or score by the folder's inputs, then write the marker."""
+    digest, workers, files = input_digest(verb, folder), max(profile.num_workers, 1), RunFolder(folder)
     if verb == "train":
-        plan, rows = (storage.read_text(storage.join(folder, name)) for name in READS[verb])
-        release = train(Plan.from_json(plan), TrainingSet.from_json(rows), out=folder, num_workers=workers)
-        storage.write_text(storage.join(folder, "workers.json"), _workers(folder, release))
+        release = train(files.read_plan(), files.read_training_set(), out=folder, num_workers=workers)
+        storage.write_text(files.workers, _worker_nodes(files, release))
     else:
-        batch = Batch.from_json(storage.read_text(storage.join(folder, "batch.json")))
+        batch = BatchRequest.from_json(storage.read_text(files.batch))
         predict_batch(batch, num_actors=workers, num_gpus=profile.gpus_per_worker)
-    storage.write_text(_marker(verb, folder), digest)
+    mark_done(verb, folder, digest)
 
 
-def _workers(folder: str, release: Release) -> str:
-    """Which node each rank of each objective was on, and from which epoch it went on there."""
+def _worker_nodes(files: RunFolder, release: Release) -> str:
+    """The node of each rank of each objective, and the epoch from which it was there."""
     names = [part.objective for part in release.bundles]
-    texts = {name: storage.read_text(storage.join(folder, name, "workers.json")) for name in names}
-    return canonical_json([{"objective": name, **one} for name in names for one in json.loads(texts[name])])
+    texts = {name: storage.read_text(RunFolder(files.file(name)).workers) for name in names}
+    return canonical_json([{"objective": name, **worker} for name in names for worker in json.loads(texts[name])])
 
 
 def _use_case(uri: str, digest: str) -> UseCase:
@@ -116,12 +125,12 @@ def _use_case(uri: str, digest: str) -> UseCase:
 
 
 def main(arguments: list[str]) -> int:
-    """0 when done, 1 with one line that says why not: the job's status carries it to whoever waits."""
+    """0 if the job is done, else 1 and one line with the cause, which the job's status passes on."""
     try:
-        if len(arguments) != 2 or arguments[0] not in READS:
+        if len(arguments) != 2 or arguments[0] not in VERBS:
             given = arguments[0] if arguments else ""
-            raise InputError(f"usage: python -m evermodel.execution.entrypoint VERB FOLDER; {nearest(given, READS)}")
-        run(arguments[0], arguments[1], load_profile())  # type: ignore[arg-type]
+            raise InputError(f"usage: python -m evermodel.execution.entrypoint VERB FOLDER; {nearest(given, VERBS)}")
+        run(arguments[0], arguments[1], load_profile())
     except EvermodelError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

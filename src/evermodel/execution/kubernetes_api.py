@@ -1,35 +1,30 @@
-"""What a launcher asks of the Kubernetes API, and nothing more: apply, merge, read, delete, list, logs.
+"""The part of the Kubernetes API that a launcher needs: apply, merge, read, delete, list, logs.
 
-The only module that imports the kubernetes client. It speaks by paths and plain dicts: a custom resource has no class
-there, and what a manifest says is what is sent. A server that is away for a moment is a ConnectionError, which
-`follow` sits out; all else that it refuses is an EvermodelError that names what was asked.
+The only module that imports the kubernetes client. It uses paths and plain dicts, because the client has no class for a
+custom resource: the manifest is sent as it is. A server that doesn't answer, or answers 429 or 5xx, is a
+ConnectionError, which `retry` repeats; any other refusal is an EvermodelError that names the request.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from evermodel import storage
 from evermodel.errors import ConflictError, EvermodelError
+from evermodel.execution.retry import RetryPolicy, poll, retry
 
 Manifest = dict[str, Any]
-Answer = TypeVar("Answer")
 FIELD_MANAGER = "evermodel"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 TIMEOUT = (5, 30)  # seconds to connect, to read
-POLL_SECONDS = 2.0
-PATIENCE_SECONDS = 600.0  # an API server that is away for longer is not coming back for this run
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A resource as paths name it."""
+    """A kind of resource by its API path and plural name."""
 
     api: str
     plural: str
@@ -48,13 +43,13 @@ class KubernetesApi:
 
     @classmethod
     def connect(cls, namespace: str | None = None) -> KubernetesApi:
-        """By the pod's ServiceAccount, or by KUBECONFIG where that is set; EvermodelError where there is neither."""
+        """Connect by KUBECONFIG if it is set, else by the pod's ServiceAccount; EvermodelError if there is neither."""
         try:
             from kubernetes import client, config
         except ImportError:
             raise EvermodelError("the launcher needs the kubernetes client: pip install 'evermodel[k8s]'") from None
         settings = client.Configuration()
-        settings.retries = 0  # who waits tries again, and says so
+        settings.retries = 0  # `retry` does it, and reports it
         inside = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
         try:
             if inside:
@@ -62,42 +57,41 @@ class KubernetesApi:
             else:
                 config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
         except config.ConfigException as error:
-            raise EvermodelError(f"no Kubernetes to ask: {error}") from None
+            raise EvermodelError(f"no Kubernetes to connect to: {error}") from None
         if namespace is None:
             namespace = storage.read_text(f"{SERVICE_ACCOUNT}/namespace").strip() if inside else "default"
         return cls(client.ApiClient(settings), namespace)
 
     def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
-        """Server-side apply: the object is there and says this, however often it is asked."""
+        """Create the object, or change it to this manifest (server-side apply); the object as stored."""
         query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
         name = manifest["metadata"]["name"]
-        applied = self._ask("PATCH", kind, name, query=query, body=manifest, content="application/apply-patch+yaml")
+        applied = self._request("PATCH", kind, name, query=query, body=manifest, content="application/apply-patch+yaml")
         return dict(applied)
 
     def merge(self, kind: Kind, name: str, patch: Manifest) -> None:
-        """Change what the patch names; ConflictError where it holds a resourceVersion that isn't the object's any more."""
-        self._ask("PATCH", kind, name, body=patch, content="application/merge-patch+json")
+        """Change the fields of the patch; ConflictError if its resourceVersion isn't the object's current one."""
+        self._request("PATCH", kind, name, body=patch, content="application/merge-patch+json")
 
     def get(self, kind: Kind, name: str) -> Manifest | None:
-        """None where there is none of that name."""
-        found = self._ask("GET", kind, name, absent=None)
+        """The object, or None if there is none of that name."""
+        found = self._request("GET", kind, name, absent=None)
         return dict(found) if found is not None else None
 
     def delete(self, kind: Kind, name: str) -> None:
-        """Ask for its end, and that of what it owns; nothing where it isn't there."""
-        self._ask("DELETE", kind, name, query=[("propagationPolicy", "Background")], absent=None)
+        """Request the deletion of the object and of what it owns; nothing happens if it isn't there."""
+        self._request("DELETE", kind, name, query=[("propagationPolicy", "Background")], absent=None)
 
     def pods(self, selector: str) -> list[Manifest]:
         """The pods with these labels, oldest first."""
-        found = self._ask("GET", PODS, query=[("labelSelector", selector)])
+        found = self._request("GET", PODS, query=[("labelSelector", selector)])
         return sorted(found["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
-    def log(self, pod: str, *, lines: int | None = None) -> str:
-        """What a pod has printed; empty where it has printed nothing yet or is gone."""
-        query = [("tailLines", str(lines))] if lines else []
-        return str(self._ask("GET", PODS, f"{pod}/log", query=query, absent="", text=True))
+    def log(self, pod: str) -> str:
+        """The output of a pod; empty if it has printed nothing yet or is gone."""
+        return str(self._request("GET", PODS, f"{pod}/log", absent="", text=True))
 
-    def _ask(
+    def _request(
         self,
         method: str,
         kind: Kind,
@@ -136,10 +130,11 @@ class KubernetesApi:
             if status == 429 or status >= 500:
                 raise ConnectionError(f"Kubernetes answers {method} {path} with {status}: {error.reason}") from None
             refused = ConflictError if status == 409 else EvermodelError
-            raise refused(f"Kubernetes refuses {method} {path} ({status}): {_said(error)}") from None
+            raise refused(f"Kubernetes refuses {method} {path} ({status}): {_message(error)}") from None
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
+    """The server's own message in an ApiException."""
     body = error.body.decode() if isinstance(error.body, bytes) else str(error.body or "")
     try:
         return str(json.loads(body)["message"])
@@ -147,39 +142,24 @@ def _said(error: Any) -> str:
         return body or str(error.reason)
 
 
-def print_line(message: str) -> None:
-    """To stderr, at once: it is for whoever watches, not the result."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How a wait passes: where it says what it sees, how it sleeps, which clock tells how long it has been."""
-
-    say: Callable[[str], None] = print_line
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    poll: float = POLL_SECONDS
-    patience: float = PATIENCE_SECONDS
-
-
-def retry(ask: Callable[[], Answer], policy: RetryPolicy) -> Answer:
-    """Ask a server or a store until there is an answer; EvermodelError once none has come for `policy.patience` seconds."""
-    since = policy.clock()
-    while True:
-        try:
-            return ask()
-        except OSError as error:  # a ConnectionError is one, and so is what object storage raises
-            if policy.clock() - since > policy.patience:
-                raise EvermodelError(f"{error}; given up after {policy.patience:.0f} s") from None
-            policy.sleep(policy.poll)
+def delete_and_wait(api: KubernetesApi, kind: Kind, name: str, policy: RetryPolicy) -> None:
+    """Delete an object and wait until it is gone; EvermodelError if a finalizer keeps it longer than the patience."""
+    retry(lambda: api.delete(kind, name), policy)
+    left = poll(
+        lambda: retry(lambda: api.get(kind, name), policy),
+        lambda found: found is None,
+        policy,
+        limit_seconds=policy.patience_seconds,
+    )
+    if left is not None:
+        raise EvermodelError(f"{kind.plural} {name} was deleted and is still there: look at its finalizers")
 
 
 def owner_of_this_pod(api: KubernetesApi) -> Manifest | None:
-    """The reference to what runs this pod (a Job, a workflow), which outlives it; None outside a pod.
+    """The owner reference to the controller of this pod (a Job, a workflow); None outside a pod.
 
-    Not the pod itself: its successor shall find what it started, and what a pod owns goes with it.
+    The pod itself is the owner only if it has no controller: what a pod owns is deleted with it, and the pod that
+    replaces it must find what it started.
     """
     pod = os.environ.get("POD_NAME")
     found = api.get(PODS, pod) if pod else None

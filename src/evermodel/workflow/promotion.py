@@ -56,7 +56,7 @@ def sync_aliases(project: Project, name: str) -> dict[str, str]:
     """Re-apply the registry's aliases until they say what the ledger says."""
     from evermodel.registry.store import ModelRegistry
 
-    return ModelRegistry(project.profile.mlflow_uri).project(project.ledger(), name)
+    return ModelRegistry(project.profile.mlflow_uri).sync_aliases(project.ledger(), name)
 
 
 def rollback(project: Project, reference: str, *, now: datetime, actor: str, reason: str) -> Promotion:
@@ -68,4 +68,4 @@ def rollback(project: Project, reference: str, *, now: datetime, actor: str, rea
     champion = ledger.champion(case.name)
     if champion is None:
         raise EvermodelError(f"{case.name}: there is no champion to roll back from")
-    return undo(ledger, case.name, now=now, actor=actor, reason=reason, leave=champion.id)
+    return undo(ledger, case.name, now=now, actor=actor, reason=reason, replaced=champion.id)

@@ -20,11 +20,11 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
     champion = project.ledger().champion(case.name)
     if champion is None or window is None:
         raise InputError(f"{case.name}: batch prediction needs a champion and a window (START..END)")
-    rows = training_sets.rows(case, project.log(case), window=window, now=now, labelled=False)
+    rows = training_sets.build_rows(case, project.log(case), window=window, now=now, labelled=False)
     home = project.profile.place(case.name, "predictions", champion.id, str(window).replace(":", ""))
     rows_uri = storage.join(home, "rows.parquet")
     digest = storage.write_table(rows_uri, rows)
-    batch = entrypoint.Batch(
+    batch = entrypoint.BatchRequest(
         use_case_uri=uri,
         use_case_digest=case.digest(),
         release=champion,
@@ -33,10 +33,10 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
         out_uri=storage.join(home, "scores"),
     )
     if project.profile.ray_job:
-        from evermodel.execution.ray_job import on_ray
+        from evermodel.execution.ray_job import run_ray_job
 
         storage.write_text(storage.join(home, "batch.json"), batch.to_json())
-        on_ray(project.profile, "predict-batch", home, key=batch.content_digest()[:16], use_case=case.name)
+        run_ray_job(project.profile, "predict-batch", home, key=batch.content_digest()[:16], use_case=case.name)
     else:
         profile = project.profile
         entrypoint.predict_batch(batch, num_actors=max(profile.num_workers, 1), num_gpus=profile.gpus_per_worker)

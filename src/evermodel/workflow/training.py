@@ -14,11 +14,11 @@ def train(project: Project, plan: Plan, rows: TrainingSet) -> Release:
 
     profile, out = project.profile, project.turn(plan)
     if profile.ray_job:
-        from evermodel.execution.ray_job import on_ray
+        from evermodel.execution.ray_job import run_ray_job
 
         storage.write_text(storage.join(out, "plan.json"), plan.to_json())
         storage.write_text(storage.join(out, "training_set.json"), rows.to_json())
-        on_ray(profile, "train", out, key=plan.key, use_case=plan.use_case)
+        run_ray_job(profile, "train", out, key=plan.key, use_case=plan.use_case)
         release = Release.from_json(storage.read_text(storage.join(out, "release.json")))
     else:
         release = entrypoint.train(plan, rows, out=out, num_workers=profile.num_workers)

@@ -1,8 +1,8 @@
-"""A stand-in of the Kubeflow Pipelines API, v2beta1: it keeps what the published `kfp-server-api` models say.
+"""A fake of the Kubeflow Pipelines API, v2beta1, by the published `kfp-server-api` models.
 
-Each body is read into its model and each answer written from one, so a field that the API doesn't have can't be sent
-or looked for. It can lose answers (after the work is done, or before), take time to show what was made, and let runs
-live through given states.
+Each request body is parsed into its model and each response is written from one, so no test can use a field that the API
+doesn't have. The fake can lose a response before or after the work, list a new object late, and lead runs through given
+states.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODELS = {
     "runs": (api.V2beta1Run, "run_id"),
     "recurringruns": (api.V2beta1RecurringRun, "recurring_run_id"),
 }
-ANSWERS = {
+LISTS = {
     "experiments": (api.V2beta1ListExperimentsResponse, "experiments"),
     "pipelines": (api.V2beta1ListPipelinesResponse, "pipelines"),
     "pipeline_versions": (api.V2beta1ListPipelineVersionsResponse, "pipeline_versions"),
@@ -38,7 +38,7 @@ ANSWERS = {
 
 
 class _Json:
-    """What ApiClient.deserialize reads."""
+    """The argument of ApiClient.deserialize."""
 
     def __init__(self, data: Any) -> None:
         self.data = json.dumps(data)
@@ -46,14 +46,14 @@ class _Json:
 
 @dataclass
 class Endpoint:
-    """What is stored, and what shall go wrong."""
+    """The stored objects, and the faults to come."""
 
     url: str = ""
     token: str | None = None
     stored: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in MODELS})
     states: list[str] = field(default_factory=lambda: ["PENDING", "RUNNING", "SUCCEEDED"])
-    faults: list[str] = field(default_factory=list)  # of coming POSTs: "lost", "refused", or a status code
-    unseen: int = 0  # lists of runs that don't show yet what was just made
+    faults: list[str] = field(default_factory=list)  # of the next POSTs: "lost", "refused", or a status code
+    unlisted: int = 0  # number of list responses that don't hold the new runs yet
     cause: str = ""
     tokens: list[str | None] = field(default_factory=list)
     packages: list[list[Any]] = field(default_factory=list)
@@ -61,20 +61,20 @@ class Endpoint:
 
     def create(self, kind: str, body: Any) -> Any:
         model, key = MODELS[kind]
-        made = self.client.deserialize(_Json(body), model) if isinstance(body, dict) else body
+        created = self.client.deserialize(_Json(body), model) if isinstance(body, dict) else body
         if (
             kind != "runs"
             and kind != "recurringruns"
-            and any(one.display_name == made.display_name for one in self.stored[kind])
+            and any(known.display_name == created.display_name for known in self.stored[kind])
         ):
             return None
-        setattr(made, key, f"{kind}-{len(self.stored[kind]) + 1}")
+        setattr(created, key, f"{kind}-{len(self.stored[kind]) + 1}")
         if kind == "runs":
-            made.state = api.V2beta1RuntimeState.PENDING
-        self.stored[kind].append(made)
-        return made
+            created.state = api.V2beta1RuntimeState.PENDING
+        self.stored[kind].append(created)
+        return created
 
-    def live_on(self, run: Any) -> None:
+    def advance(self, run: Any) -> None:
         run.state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if run.state == "FAILED" and self.cause:
             error = api.GoogleRpcStatus(message=self.cause)
@@ -85,7 +85,7 @@ class Endpoint:
 class _Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
 
-    def _answer(self, status: int, body: Any) -> None:
+    def _respond(self, status: int, body: Any) -> None:
         data = json.dumps(self.endpoint.client.sanitize_for_serialization(body)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _fail(self, status: int, message: str) -> None:
-        self._answer(status, {"code": status, "message": message, "error": message})
+        self._respond(status, {"code": status, "message": message, "error": message})
 
     def _serve(self) -> None:
         endpoint, parts = self.endpoint, urlsplit(self.path)
@@ -109,12 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._post(steps, query, data)
         kind = "pipeline_versions" if steps[-1] == "versions" else steps[0]
         if self.command == "DELETE":
-            endpoint.stored[kind] = [one for one in endpoint.stored[kind] if getattr(one, MODELS[kind][1]) != steps[1]]
-            return self._answer(200, {})
+            kept = [known for known in endpoint.stored[kind] if getattr(known, MODELS[kind][1]) != steps[1]]
+            endpoint.stored[kind] = kept
+            return self._respond(200, {})
         if len(steps) == 2:
-            (run,) = [one for one in endpoint.stored["runs"] if one.run_id == steps[1]]
-            endpoint.live_on(run)
-            return self._answer(200, run)
+            (run,) = [run for run in endpoint.stored["runs"] if run.run_id == steps[1]]
+            endpoint.advance(run)
+            return self._respond(200, run)
         return self._list(kind, query)
 
     def _post(self, steps: list[str], query: dict[str, str], data: bytes) -> None:
@@ -125,13 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.isdigit():
             return self._fail(int(fault), "try later")
         if steps[-1] == "upload_version":
-            made = self._upload(query, data)
+            created = self._upload(query, data)
         else:
-            made = self.endpoint.create(steps[0], json.loads(data))
-        if fault == "lost":  # it was done, and nobody hears of it
+            created = self.endpoint.create(steps[0], json.loads(data))
+        if fault == "lost":  # the work is done, but there is no response
             self.close_connection = True
             return None
-        return self._answer(200, made) if made is not None else self._fail(409, "AlreadyExists")
+        return self._respond(200, created) if created is not None else self._fail(409, "AlreadyExists")
 
     def _upload(self, query: dict[str, str], data: bytes) -> Any:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
@@ -144,20 +145,20 @@ class _Handler(BaseHTTPRequestHandler):
         return self.endpoint.create("pipeline_versions", version)
 
     def _list(self, kind: str, query: dict[str, str]) -> None:
-        """Two a page, so that whoever lists has to turn it."""
+        """Two objects a page, so that a client needs several pages."""
         (predicate,) = json.loads(query["filter"])["predicates"]
         assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
-        found = [one for one in self.endpoint.stored[kind] if one.display_name == predicate["stringValue"]]
+        found = [known for known in self.endpoint.stored[kind] if known.display_name == predicate["stringValue"]]
         for key in ("namespace", "experiment_id"):
             if key in query and hasattr(MODELS[kind][0], key):
-                found = [one for one in found if getattr(one, key) == query[key]]
-        if kind == "runs" and found and self.endpoint.unseen:
-            self.endpoint.unseen -= 1
+                found = [known for known in found if getattr(known, key) == query[key]]
+        if kind == "runs" and found and self.endpoint.unlisted:
+            self.endpoint.unlisted -= 1
             found = []
         start = int(query.get("page_token") or 0)
-        answer, items = ANSWERS[kind]
-        more = str(start + 2) if start + 2 < len(found) else None
-        self._answer(200, answer(**{items: found[start : start + 2], "next_page_token": more}))
+        response, items = LISTS[kind]
+        next_page = str(start + 2) if start + 2 < len(found) else None
+        self._respond(200, response(**{items: found[start : start + 2], "next_page_token": next_page}))
 
     do_GET = do_POST = do_DELETE = _serve
 

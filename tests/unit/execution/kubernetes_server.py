@@ -1,7 +1,7 @@
-"""A stand-in of the Kubernetes API over HTTP: it stores objects, applies, reads, deletes, and lets time pass.
+"""A fake Kubernetes API over HTTP that stores objects and changes them by a script.
 
-It knows what is asked of it here: server-side apply (with a field manager, or 400), get, delete, pods by label, a pod's
-log, bearer tokens. Each read of an object lets it live on by one step of the script that a test gave for its kind.
+It has what the tests need: server-side apply (with a field manager, else 415), get, delete, pods by label, a pod's log,
+bearer tokens. Each read of an object first runs the next step of the test's script for its kind.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 Object = dict[str, Any]
-Step = Callable[[Object], None] | Object | int  # what happens to an object, its next status, or an HTTP error
+Step = Callable[[Object], None] | Object | int  # a change of the object, its next status, or an HTTP error
 
 
 @dataclass
 class Cluster:
-    """What is stored, by path; and what becomes of each kind of thing."""
+    """The stored objects by path, and the script of each kind."""
 
     token: str = "the-token"
     objects: dict[str, Object] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     script: dict[str, list[Step]] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     version: int = 0
-    finalizers: int = 0  # reads for which a deleted object is still there
+    finalizers: int = 0  # number of reads for which a deleted object still exists
 
     def put(self, path: str, body: Object) -> Object:
         self.version += 1
@@ -45,8 +45,8 @@ class Cluster:
         self.objects[path] = stored
         return stored
 
-    def live_on(self, path: str) -> int:
-        """The next step of its kind; 0, or the status code to fail with."""
+    def advance(self, path: str) -> int:
+        """Run the next step of the object's kind; 0, or the HTTP error to respond with."""
         kind = path.split("/")[-2]
         steps = self.script.get(kind, [])
         if not steps or path not in self.objects:
@@ -60,14 +60,14 @@ class Cluster:
             self.objects[path]["status"] = step
         return 0
 
-    def applied(self, kind: str) -> int:
-        return sum(method == "PATCH" and f"/{kind}/" in path for method, path in self.asked)
+    def count_applied(self, kind: str) -> int:
+        return sum(method == "PATCH" and f"/{kind}/" in path for method, path in self.requests)
 
 
 class _Handler(BaseHTTPRequestHandler):
     cluster: Cluster
 
-    def _answer(self, status: int, body: Object | str) -> None:
+    def _respond(self, status: int, body: Object | str) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
@@ -76,41 +76,41 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _fail(self, status: int, message: str) -> None:
-        self._answer(status, {"kind": "Status", "status": "Failure", "message": message, "code": status})
+        self._respond(status, {"kind": "Status", "status": "Failure", "message": message, "code": status})
 
     def _serve(self) -> None:
         cluster, parts = self.cluster, urlsplit(self.path)
         path, query = parts.path, parse_qs(parts.query)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        cluster.asked.append((self.command, path))
+        cluster.requests.append((self.command, path))
         if self.headers.get("Authorization") != f"Bearer {cluster.token}":
             return self._fail(401, "Unauthorized")
         if self.command == "PATCH":
             if self.headers["Content-Type"] != "application/apply-patch+yaml" or "fieldManager" not in query:
                 return self._fail(415, "only server-side apply, with a field manager")
-            return self._answer(200, cluster.put(path, json.loads(body)))
+            return self._respond(200, cluster.put(path, json.loads(body)))
         if path.endswith("/log"):
-            return self._answer(200, cluster.logs[path.split("/")[-2]])
+            return self._respond(200, cluster.logs[path.split("/")[-2]])
         if self.command == "GET" and path.endswith("/pods"):
             wanted = dict(pair.split("=") for pair in query["labelSelector"][0].split(","))
-            pods = [one for key, one in cluster.objects.items() if "/pods/" in key]
-            chosen = [one for one in pods if wanted.items() <= one["metadata"].get("labels", {}).items()]
-            return self._answer(200, {"items": chosen})
-        if self.command == "GET" and (status := cluster.live_on(path)):
-            return self._fail(status, "the server is away for a moment")
+            pods = [pod for key, pod in cluster.objects.items() if "/pods/" in key]
+            chosen = [pod for pod in pods if wanted.items() <= pod["metadata"].get("labels", {}).items()]
+            return self._respond(200, {"items": chosen})
+        if self.command == "GET" and (status := cluster.advance(path)):
+            return self._fail(status, "unavailable")
         if path not in cluster.objects:
             return self._fail(404, f"{path} not found")
         if self.command == "DELETE":
             cluster.objects[path]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
             if not cluster.finalizers:
                 del cluster.objects[path]
-            return self._answer(200, {"status": "Success"})
-        found = cluster.objects[path]
-        if "deletionTimestamp" in found["metadata"]:
+            return self._respond(200, {"status": "Success"})
+        stored = cluster.objects[path]
+        if "deletionTimestamp" in stored["metadata"]:
             cluster.finalizers -= 1
             if cluster.finalizers <= 0:
                 del cluster.objects[path]
-        return self._answer(200, found)
+        return self._respond(200, stored)
 
     do_GET = do_PATCH = do_DELETE = _serve
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def kubernetes(folder: Path) -> Iterator[tuple[Cluster, Path]]:
-    """A cluster, and the KUBECONFIG that reaches it."""
+    """A fake cluster and the path of its KUBECONFIG."""
     cluster = Cluster()
     handler = type("Handler", (_Handler,), {"cluster": cluster})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

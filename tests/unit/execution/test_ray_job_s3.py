@@ -1,4 +1,4 @@
-"""A job's process on S3 alone: rows, checkpoints, progress and result; a worker that dies in mid-checkpoint is no loss."""
+"""A job's process with S3 only: rows, checkpoints, progress and result; a worker that dies in a checkpoint is no loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from evermodel import bundle, storage, workflow
 from evermodel.execution import entrypoint
-from evermodel.records import Release
+from evermodel.run_folder import RunFolder
 from evermodel.workflow import Project
 from tests.support.pump_use_case import LIVE, NAME, readings, write_readings, write_use_case
 from tests.support.servers import s3_server
@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow]
 NOW = LIVE[0].start
 
 
-def test_a_worker_killed_in_mid_checkpoint_goes_on_from_the_one_before(
+def test_a_worker_killed_in_a_checkpoint_resumes_from_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with s3_server(monkeypatch) as state:
-        root, fallen = tmp_path / "project", tmp_path / "fallen"
+        root, failpoints = tmp_path / "project", tmp_path / "failpoints"
         write_use_case(root)
         (root / "evermodel.yaml").write_text(
             f"state: {state}\nscratch: scratch\nledger: 'sqlite:///{root}/ledger.db'\nnum_workers: 2\n"
@@ -40,19 +40,19 @@ def test_a_worker_killed_in_mid_checkpoint_goes_on_from_the_one_before(
         folder = project.turn(plan)
         environment = {
             **os.environ, "EVERMODEL_PROJECT": str(root), "RAY_ADDRESS": "local",
-            "EVERMODEL_FAILPOINT": "train.checkpoint:5", "EVERMODEL_FAILPOINT_LOG": str(fallen),
+            "EVERMODEL_FAILPOINT": "train.checkpoint:5", "EVERMODEL_FAILPOINT_LOG": str(failpoints),
         }  # fmt: skip
         command = [sys.executable, "-m", "evermodel.execution.entrypoint", "train", folder]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert fallen.read_text() == "train.checkpoint\n", "between the files of the third checkpoint"
-        ranks = json.loads(storage.read_text(storage.join(folder, "workers.json")))
-        assert [(one["epoch"], one["rank"]) for one in ranks] == [(0, 0), (0, 1), (2, 0), (2, 1)]
-        assert entrypoint.is_done("train", folder, entrypoint.inputs("train", folder))
+        assert failpoints.read_text() == "train.checkpoint\n", "between two files of the third checkpoint"
+        ranks = json.loads(storage.read_text(RunFolder(folder).workers))
+        assert [(rank["epoch"], rank["rank"]) for rank in ranks] == [(0, 0), (0, 1), (2, 0), (2, 1)]
+        assert entrypoint.is_done("train", folder, entrypoint.input_digest("train", folder))
         left = {uri.partition("?")[0].rpartition("/")[2] for uri in storage.list_files(folder)}
         assert "progress.txt" not in left and not any(name.startswith("checkpoint") for name in left)
 
-        release = Release.from_json(storage.read_text(storage.join(folder, "release.json")))
+        release = RunFolder(folder).read_release()
         (trained,) = bundle.open_release(release).bundles.values()
         (plain,) = bundle.open_release(
             entrypoint.train(plan, rows, out=str(tmp_path / "plain"), num_workers=0)

@@ -1,8 +1,8 @@
-"""What a cluster adds to each step: resources, volumes, where it may run, for how long, and as whom.
+"""What a cluster adds to each step: resources, volumes, node selection, timeout, and identity.
 
-A platform file (YAML) says it, once for all steps; `python -m pipelines compile|submit|schedule --platform FILE` (or
-EVERMODEL_PLATFORM) compiles with it. Without one, nothing is added, and the same pipelines run through kfp.local. A
-Secret or a ConfigMap is named here and mounted there: nothing of it is in the compiled pipeline.
+A platform file (YAML) states it for all steps. `python -m pipelines compile|submit|schedule --platform FILE` (or
+EVERMODEL_PLATFORM) compiles with it; without one nothing is added, and the same pipelines run through kfp.local. The
+file only names Secrets and ConfigMaps: the compiled pipeline holds none of their content.
 """
 
 import os
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Amount(_Strict):
-    """CPU and memory as Kubernetes writes them."""
+    """CPU and memory in Kubernetes' notation."""
 
     cpu: str
     memory: str
@@ -37,7 +37,7 @@ class Resources(_Strict):
 
 
 class Mount(_Strict):
-    """A Secret or a ConfigMap by name, and the folder in which its keys are files."""
+    """A Secret or a ConfigMap by name, and the folder that gets its keys as files."""
 
     name: str
     path: str
@@ -52,14 +52,14 @@ class Toleration(_Strict):
 
 
 class Identity(_Strict):
-    """Numeric: a pod that must not run as root has to know without looking into the image."""
+    """Numeric ids, because Kubernetes checks 'not root' without a look into the image."""
 
     user: int = 1000
     group: int = 1000
 
 
 class Platform(_Strict):
-    """One cluster, as its steps see it. `heavy` are the resources of the steps that train or score."""
+    """What each step gets on one cluster; `heavy` is for the steps that train or score."""
 
     resources: Resources
     heavy: Resources
@@ -77,14 +77,14 @@ class Platform(_Strict):
 
 
 @lru_cache(maxsize=1)
-def current() -> Platform | None:
-    """The platform that is compiled for; None where pipelines run here."""
+def current_platform() -> Platform | None:
+    """The platform of EVERMODEL_PLATFORM, read once; None if the variable isn't set."""
     place = os.environ.get(PLATFORM)
-    return read(Path(place)) if place else None
+    return read_platform(Path(place)) if place else None
 
 
-def read(place: Path) -> Platform:
-    """InputError with the place where a value is wrong."""
+def read_platform(place: Path) -> Platform:
+    """The platform of a file; InputError with the path and the key if a value is wrong."""
     try:
         return Platform.model_validate(yaml.safe_load(storage.read_text(place)))
     except (OSError, yaml.YAMLError) as error:
@@ -94,9 +94,9 @@ def read(place: Path) -> Platform:
         raise InputError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def on_cluster(task: dsl.PipelineTask, *, heavy: bool = False) -> dsl.PipelineTask:
-    """The task with what the platform adds; as it is where there is none. `heavy`: it trains or scores."""
-    platform = current()
+def apply_platform(task: dsl.PipelineTask, *, heavy: bool = False) -> dsl.PipelineTask:
+    """Add to the task what the platform states, if there is one; `heavy` is for a step that trains or scores."""
+    platform = current_platform()
     if platform is None:
         return task
     resources = platform.heavy if heavy else platform.resources
@@ -112,8 +112,8 @@ def on_cluster(task: dsl.PipelineTask, *, heavy: bool = False) -> dsl.PipelineTa
         kubernetes.use_config_map_as_volume(task, config_map.name, mount_path=config_map.path)
     for name, path in platform.empty_dirs.items():
         kubernetes.empty_dir_mount(task, volume_name=name, mount_path=path)
-    for one in platform.tolerations:
-        kubernetes.add_toleration(task, one.key, one.operator, one.value, one.effect, one.seconds)
+    for rule in platform.tolerations:
+        kubernetes.add_toleration(task, rule.key, rule.operator, rule.value, rule.effect, rule.seconds)
     for key, value in platform.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
     for key, value in platform.labels.items():
