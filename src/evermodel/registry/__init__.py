@@ -1,1 +1,1 @@
-"""Which release is live, and how it came to be so: the ledger's promotions, mirrored in MLflow."""
+"""Releases in the model registry (MLflow), and promotion: which release is the champion."""

@@ -1,7 +1,7 @@
-"""Carry out the gate's word: the only way to a new champion, and the way back.
+"""Promotion and rollback: the only two functions that change the champion.
 
-The ledger's promotion row is the commit. Everything before it can be done again; everything after it (aliases, the
-Serve config) is a projection. A release's bundles are verified first: a champion that can't be opened is none.
+The ledger's promotion row is the commit. All steps before it can be repeated; what follows (aliases, the Serve config)
+is derived from the ledger. A release's bundles are verified first, so that a champion can always be opened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from evermodel.errors import ConflictError, GateError
 from evermodel.ledger import Ledger
 from evermodel.records import Promotion, Release, Verdict
 
-AUTOMATIC = frozenset({"pipeline", "policy", "replay", "scheduler"})  # actors that must not override the gate
+AUTOMATIC = frozenset({"pipeline", "policy", "replay", "scheduler"})  # actors that may not override the gate
 
 
 def promote(
@@ -27,14 +27,14 @@ def promote(
     reason: str,
     override: bool = False,
 ) -> Promotion:
-    """Make `release` the champion in the place of `expected` (a release id; None: there is none yet).
+    """Make `release` the champion in place of `expected` (a release id, or None if there is no champion yet).
 
-    GateError where the verdict isn't `promote`, unless a person overrides it: then `reason` is theirs, must say
-    something, and is recorded together with what the gate said. ConflictError where the champion isn't `expected` any
-    more; IntegrityError where a bundle's bytes aren't its manifest's. Promoting the champion again gives its own row.
+    GateError if the verdict isn't `promote`, unless a person overrides it: then `reason` is needed, and is recorded
+    together with the verdict. ConflictError if the champion isn't `expected` any more; IntegrityError if a bundle's
+    bytes don't match its manifest. Promoting the champion again returns its own row.
     """
     if verdict.word != "promote" or override:
-        reason = _overridden(release, verdict, actor=actor, reason=reason, override=override)
+        reason = _override_reason(release, verdict, actor=actor, reason=reason, override=override)
     for part in release.bundles:
         bundle.verify(part)
     return ledger.promote(
@@ -49,35 +49,35 @@ def promote(
     )
 
 
-def _overridden(release: Release, verdict: Verdict, *, actor: str, reason: str, override: bool) -> str:
-    said = f"the gate says {verdict.word}: {'; '.join(verdict.reasons) or 'no reason given'}"
+def _override_reason(release: Release, verdict: Verdict, *, actor: str, reason: str, override: bool) -> str:
+    gate = f"the gate says {verdict.word}: {'; '.join(verdict.reasons) or 'no reason given'}"
     name = f"{release.use_case}: release {release.id}"
     if not override:
-        raise GateError(f"{name} can't be promoted, {said}")
+        raise GateError(f"{name} can't be promoted, {gate}")
     if actor in AUTOMATIC or not reason.strip():
-        raise GateError(f"{name}: only a person overrides the gate, with a reason; {actor!r} gave {reason!r}; {said}")
-    return f"override by {actor}: {reason} ({said})"
+        raise GateError(f"{name}: only a person overrides the gate, with a reason; {actor!r} gave {reason!r}; {gate}")
+    return f"override by {actor}: {reason} ({gate})"
 
 
 def rollback(
-    ledger: Ledger, use_case_name: str, *, now: datetime, actor: str, reason: str, leave: str | None = None
+    ledger: Ledger, use_case_name: str, *, now: datetime, actor: str, reason: str, replaced: str | None = None
 ) -> Promotion:
-    """Put back the champion before this one; a second rollback goes one further.
+    """Make the previous champion the champion again; a second rollback goes back one more.
 
-    `leave` is the release id that is to be left; where it isn't the champion any more, the row that the champion came
-    by is returned, so that a rollback that crashed can be asked for again. ConflictError where there is nothing to go
-    back to; IntegrityError where the previous champion's bundles aren't whole.
+    `replaced` is the id of the release to roll back from. If a rollback has replaced it already, that rollback's row is
+    returned, so that a rollback can be repeated after a crash. ConflictError if there is no previous champion, or
+    another champion; IntegrityError if the previous champion's bundles are damaged.
     """
     champion = ledger.champion(use_case_name)
-    if champion is not None and leave not in (None, champion.id):
+    if champion is not None and replaced not in (None, champion.id):
         newest = ledger.promotions(use_case_name)[-1]
-        if newest.action == "rollback" and newest.previous == leave:
+        if newest.action == "rollback" and newest.previous == replaced:
             return newest
-        raise ConflictError(f"{use_case_name}: release {leave} is to be left, but the champion is {champion.id}")
+        raise ConflictError(f"{use_case_name}: can't roll back from release {replaced}: the champion is {champion.id}")
     previous = ledger.previous(use_case_name)
     if champion is None or previous is None:
-        found = f"only {champion.id} was ever promoted" if champion else "nothing was ever promoted"
-        raise ConflictError(f"{use_case_name}: no champion to go back to: {found}")
+        history = f"only {champion.id} was ever promoted" if champion else "nothing was ever promoted"
+        raise ConflictError(f"{use_case_name}: no champion to go back to: {history}")
     for part in previous.bundles:
         bundle.verify(part)
     return ledger.promote(

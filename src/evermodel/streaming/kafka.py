@@ -1,8 +1,8 @@
-"""From Kafka's topics into the event log, in batches: the process behind `evermodel ingest-stream`.
+"""From Kafka's topics into the event log, in batches: the process of `evermodel ingest-stream`.
 
-What was read is what the log's commits say (`stream`): a partition that is assigned is read from behind them, and the
-broker's own offsets are written after each commit only so that tools can show the lag. An error that a new process
-wouldn't cure ends this one with a message; all others end it too, or are librdkafka's to try again.
+The log's commits state what was read (see `messages`): an assigned partition is read from the offset behind them. The
+broker's own offsets are written after each commit, only for tools that show the lag. librdkafka retries transient
+errors; all other errors end the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka import Message as Received
+from confluent_kafka import Message as KafkaMessage
 
 from evermodel.errors import EvermodelError, IntegrityError
 from evermodel.failpoint import failpoint
@@ -30,22 +30,22 @@ from evermodel.streaming.messages import Message, Stream
 from evermodel.streaming.metrics import StreamStatus
 
 log = logging.getLogger(__name__)
-GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
-Place = tuple[str, int]  # topic and partition
+OFFSET_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+Partition = tuple[str, int]  # topic, number
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSchedule:
-    """When a batch is committed and when features follow; whichever of rows and seconds comes first."""
+    """When a batch is committed (after so many rows or seconds, whichever is first) and features are refreshed."""
 
     batch_rows: int = 5000
     batch_seconds: float = 2.0
-    refresh_seconds: float = 5.0  # at least between two refreshes of a use case's online features
+    refresh_seconds: float = 5.0  # minimum between two refreshes of a use case's online features
     poll_seconds: float = 0.2
 
 
-def consumer(broker: str, group: str) -> Consumer:
-    """Nothing is noted as read by itself, and an offset that is gone is an error."""
+def connect(broker: str, group: str) -> Consumer:
+    """A consumer that commits no offsets by itself, and reports a missing offset as an error."""
     settings: dict[str, str | int | float | bool | None] = {
         "bootstrap.servers": broker,
         "group.id": group,
@@ -53,14 +53,14 @@ def consumer(broker: str, group: str) -> Consumer:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "allow.auto.create.topics": False,
-        "topic.metadata.refresh.interval.ms": 10_000,  # a topic that is made later is found
-        "max.poll.interval.ms": 600_000,  # a refresh of many features is between two polls
+        "topic.metadata.refresh.interval.ms": 10_000,  # so that a new topic is found
+        "max.poll.interval.ms": 600_000,  # a refresh of many features takes place between two polls
     }
     return Consumer(settings)
 
 
-def until_terminated() -> Event:
-    """Set by SIGTERM or SIGINT, as from the kubelet or the keyboard. Of the main thread."""
+def stop_on_signal() -> Event:
+    """An event that SIGTERM and SIGINT set (from the kubelet or the keyboard). For the main thread."""
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -69,16 +69,16 @@ def until_terminated() -> Event:
 
 @dataclass
 class StreamIngester:
-    """One consumer of any number of streams. `refresh` takes a use case's name, after rows of it were committed."""
+    """One consumer of any number of streams; calls `refresh(use case name)` after commits of its rows."""
 
     consumer: Consumer
     streams: Sequence[Stream]
     refresh: Callable[[str], object]
     clock: Callable[[], datetime]
     status: StreamStatus
-    pace: BatchSchedule = field(default_factory=BatchSchedule)
-    _waiting: dict[Place, list[Message]] = field(default_factory=dict, init=False)
-    _since: float | None = field(default=None, init=False)  # when the oldest that waits came
+    schedule: BatchSchedule = field(default_factory=BatchSchedule)
+    _pending: dict[Partition, list[Message]] = field(default_factory=dict, init=False)
+    _oldest: float | None = field(default=None, init=False)  # arrival of the oldest pending message
     _stale: set[str] = field(default_factory=set, init=False)
     _refreshed: dict[str, float] = field(default_factory=dict, init=False)
 
@@ -86,100 +86,100 @@ class StreamIngester:
         self._by_topic = {stream.topic: stream for stream in self.streams}
 
     def run(self, stop: Event) -> None:
-        """Until `stop` is set; then what waits is committed and the group is left."""
+        """Run until `stop` is set; then commit the pending messages and leave the group."""
         self.consumer.subscribe(
-            list(self._by_topic), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            list(self._by_topic), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
         try:
             while not stop.is_set():
-                self._take(self.consumer.poll(self.pace.poll_seconds))
-                self.status.alive()
-                if self._due():
-                    self._flush(list(self._waiting))
+                self._add(self.consumer.poll(self.schedule.poll_seconds))
+                self.status.mark_alive()
+                if self._is_due():
+                    self._flush(list(self._pending))
                 self._refresh_stale()
-            self._flush(list(self._waiting))
+            self._flush(list(self._pending))
             self._refresh_stale(at_once=True)
         finally:
             self.consumer.close()
 
-    def _take(self, received: Received | None) -> None:
+    def _add(self, received: KafkaMessage | None) -> None:
         if received is None:
             return
         error = received.error()
         if error is not None:
-            self._judge(error)
+            self._handle_error(error)
             return
-        place, offset = (received.topic() or "", received.partition() or 0), received.offset() or 0
-        self._waiting.setdefault(place, []).append(Message(offset, received.value()))
-        self._since = monotonic() if self._since is None else self._since
+        partition, offset = (received.topic() or "", received.partition() or 0), received.offset() or 0
+        self._pending.setdefault(partition, []).append(Message(offset, received.value()))
+        self._oldest = monotonic() if self._oldest is None else self._oldest
 
-    def _judge(self, error: KafkaError) -> None:
-        if error.code() in GONE:
-            raise IntegrityError(f"{error.str()}: the broker no longer has what follows the log's last commit")
+    def _handle_error(self, error: KafkaError) -> None:
+        if error.code() in OFFSET_GONE:
+            raise IntegrityError(f"{error.str()}: the broker no longer has the message after the log's last commit")
         if error.fatal():
             raise EvermodelError(f"Kafka: {error.str()}")
         log.warning("Kafka: %s", error.str())
 
-    def _due(self) -> bool:
-        rows = sum(map(len, self._waiting.values()))
-        waited = self._since is not None and monotonic() - self._since >= self.pace.batch_seconds
-        return rows >= self.pace.batch_rows or (rows > 0 and waited)
+    def _is_due(self) -> bool:
+        rows = sum(map(len, self._pending.values()))
+        waited = self._oldest is not None and monotonic() - self._oldest >= self.schedule.batch_seconds
+        return rows >= self.schedule.batch_rows or (rows > 0 and waited)
 
-    def _flush(self, places: Sequence[Place]) -> None:
-        """Commit what waits of these partitions to the log, then tell the broker."""
-        for topic, partition in places:
-            messages = self._waiting.pop((topic, partition), [])
+    def _flush(self, partitions: Sequence[Partition]) -> None:
+        """Commit the pending messages of these partitions to the log, then their offsets to the broker."""
+        for topic, partition in partitions:
+            messages = self._pending.pop((topic, partition), [])
             if not messages:
                 continue
             stream = self._by_topic[topic]
             report = stream.apply(partition, messages, now=self.clock())
             failpoint("stream.before_offset_commit")
             if report is not None:
-                self.status.count(stream.topic, report)
+                self.status.count_batch(stream.topic, report)
                 self._stale |= {stream.use_case.name} if report.applied else set()
-            self._note(topic, partition, messages[-1].offset + 1)
-        if not self._waiting:
-            self._since = None
+            self._commit_offset(topic, partition, messages[-1].offset + 1)
+        if not self._pending:
+            self._oldest = None
 
-    def _note(self, topic: str, partition: int, offset: int) -> None:
-        """The broker's copy of the offset, and the lag by it; only for people, so that a failure is no more than said."""
-        here = TopicPartition(topic, partition, offset)
+    def _commit_offset(self, topic: str, partition: int, offset: int) -> None:
+        """Commit the offset to the broker and measure the lag. Both are only for tools, so a failure is only logged."""
+        position = TopicPartition(topic, partition, offset)
         try:
-            self.consumer.commit(offsets=[here], asynchronous=False)
-            _, end = self.consumer.get_watermark_offsets(here, cached=True)
-            self.status.lag(topic, partition, max(0, end - offset))
+            self.consumer.commit(offsets=[position], asynchronous=False)
+            _, end = self.consumer.get_watermark_offsets(position, cached=True)
+            self.status.set_lag(topic, partition, max(0, end - offset))
         except KafkaException as error:
-            log.warning("offset %d of %s[%d] not noted: %s", offset, topic, partition, error)
+            log.warning("offset %d of %s[%d] not committed: %s", offset, topic, partition, error)
 
     def _refresh_stale(self, *, at_once: bool = False) -> None:
-        """Bring online features up to date; what fails is tried again with the next rows or seconds."""
+        """Refresh the online features of use cases with new rows; a failed refresh is repeated later."""
         for name in sorted(self._stale):
             last = self._refreshed.get(name)
-            if not at_once and last is not None and monotonic() - last < self.pace.refresh_seconds:
+            if not at_once and last is not None and monotonic() - last < self.schedule.refresh_seconds:
                 continue
             try:
                 self.refresh(name)
                 self._stale.discard(name)
             except (EvermodelError, OSError) as error:
-                self.status.refresh_failed(name)
+                self.status.count_failed_refresh(name)
                 log.warning("features of %s not refreshed: %s", name, error)
             self._refreshed[name] = monotonic()
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for place in partitions:
-            stream = self._by_topic[place.topic]
-            known = stream.next_offset(place.partition)
-            place.offset = OFFSET_BEGINNING if known is None else known
-            if known is not None:  # whoever committed it may have ended before its features were written
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            stream = self._by_topic[partition.topic]
+            known = stream.next_offset(partition.partition)
+            partition.offset = OFFSET_BEGINNING if known is None else known
+            if known is not None:  # its last reader may have stopped before it refreshed the features
                 self._stale.add(stream.use_case.name)
-            self._waiting.pop((place.topic, place.partition), None)
+            self._pending.pop((partition.topic, partition.partition), None)
         consumer.assign(partitions)
         log.info("assigned: %s", ", ".join(f"{p.topic}[{p.partition}] from {p.offset}" for p in partitions))
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._flush([(place.topic, place.partition) for place in partitions])
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._flush([(partition.topic, partition.partition) for partition in partitions])
 
-    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """They may be another's already: what waits of them is read again by whoever has them."""
-        for place in partitions:
-            self._waiting.pop((place.topic, place.partition), None)
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Drop the pending messages: another reader may have these partitions already, and reads them again."""
+        for partition in partitions:
+            self._pending.pop((partition.topic, partition.partition), None)

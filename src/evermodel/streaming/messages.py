@@ -1,8 +1,8 @@
-"""Messages of a stream as batches of the event log: JSON values of one partition, in its order, once.
+"""Messages of a stream as batches of the event log: JSON values of one partition, in its order, exactly once.
 
-A batch is named `<topic>-<partition>-<first offset>-<last offset>`, and the log's commit of that name is the only
-record of how far the stream was read: rows and offset are one write. So a reader that starts again seeks behind the
-last commit, whatever the broker has noted. Nothing here knows Kafka: `kafka` moves the messages.
+A batch is named `<topic>-<partition>-<first offset>-<last offset>`. The log's commit of that name is the only record of
+how far the stream was read, so rows and offset are one write. A reader that restarts seeks behind the last commit and
+ignores the broker's offset. This module doesn't depend on Kafka; the module `kafka` moves the messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evermodel.use_case import Source, UseCase
 
 @dataclass(frozen=True)
 class Message:
-    """One record of a partition; `value` is None for a tombstone."""
+    """One message of a partition; `value` is None for a tombstone."""
 
     offset: int
     value: bytes | None
@@ -36,7 +36,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Stream:
-    """A use case's source as the topic `<use case>.<source>`, and the log that it goes into."""
+    """A use case's source as the topic `<use case>.<source>`, and the log that gets its rows."""
 
     use_case: UseCase
     source: str
@@ -47,15 +47,15 @@ class Stream:
         return f"{self.use_case.name}.{self.source}"
 
     def next_offset(self, partition: int) -> int | None:
-        """The first offset that the log doesn't hold; None where it holds nothing of this partition."""
+        """The first offset that isn't in the log; None if the log has nothing of this partition."""
         name = re.compile(re.escape(f"{self.topic}-{partition}-") + r"\d+-(\d+)")
-        found = (name.fullmatch(commit.batch_id) for commit in self.log.commits(self.source))
-        return max((int(match[1]) + 1 for match in found if match), default=None)
+        matches = (name.fullmatch(commit.batch_id) for commit in self.log.commits(self.source))
+        return max((int(match[1]) + 1 for match in matches if match), default=None)
 
     def apply(self, partition: int, messages: Sequence[Message], *, now: datetime) -> IngestReport | None:
-        """Commit messages of one partition, in order, but for those that the log has; None where it has them all.
+        """Commit the messages of one partition that the log doesn't have yet, in order; None if it has them all.
 
-        Two readers of a partition at once are kept apart by the broker's group, not by this: it is the second look.
+        The broker's consumer group keeps two readers of a partition apart; this check is only the second defence.
         """
         known = self.next_offset(partition)
         fresh = [message for message in messages if known is None or message.offset >= known]
@@ -67,40 +67,40 @@ class Stream:
 
 
 def streams(use_case: UseCase, log: EventLog) -> list[Stream]:
-    """One for each source whose rows say when they happened; DataError where there is none.
+    """A stream for each source whose rows have times in fields; DataError if there is no such source.
 
-    A source whose row numbers stand for times is one batch by its nature.
+    A source that derives its times from row numbers is a single batch.
     """
-    found = [
+    listed = [
         Stream(use_case, source.name, log)
         for source in use_case.sources
         if all(clock is None or clock.field for clock in (source.event_time, source.created_time))
     ]
-    if not found:
+    if not listed:
         raise DataError(f"{use_case.name}: no source has an event_time with a field, so none can be a stream")
-    return found
+    return listed
 
 
-def newest_event(use_case: UseCase, log: EventLog) -> datetime | None:
-    """The latest event time of any source: the present of a history that is lived through again."""
-    found = []
+def newest_event_time(use_case: UseCase, log: EventLog) -> datetime | None:
+    """The latest event time of all sources: the present time of a simulated history. None if there is no event."""
+    newest = []
     for source in use_case.sources:
         times = log.read(source.name, columns=["event_time"])["event_time"]
-        found += [pc.max(times).as_py()] if len(times) else []
-    return max(found, default=None)
+        newest += [pc.max(times).as_py()] if len(times) else []
+    return max(newest, default=None)
 
 
 def raw_columns(source: Source) -> list[str]:
-    """The columns that a row of the source has before it is validated: the keys of a message."""
+    """The columns of a row before validation, which are the keys of a message."""
     clocks = [clock.field for clock in (source.event_time, source.created_time) if clock is not None and clock.field]
     names = [field.column or field.name for field in source.fields] + [raw_column(source, name) for name in clocks]
     return list(dict.fromkeys(names))
 
 
 def decode(source: Source, values: Iterable[bytes | None]) -> pa.Table:
-    """Values as raw rows, every cell as the text that stood there: validation reads it, as it reads a CSV's.
+    """Values as raw rows with every cell as its text, as in a CSV; validation parses them.
 
-    A missing key is null, an unknown one is left out; what is no JSON object is a malformed row, which is rejected.
+    A missing key is null, an unknown key is ignored. A value that is no JSON object is a malformed row, and is rejected.
     """
     names = raw_columns(source)
     rows = [_row(value) for value in values]
@@ -109,31 +109,31 @@ def decode(source: Source, values: Iterable[bytes | None]) -> pa.Table:
 
 
 def encode(source: Source, raw: pa.Table) -> list[bytes]:
-    """Raw rows as values that `decode` reads back: what a producer sends."""
+    """Raw rows as a producer sends them; `decode` reads them back."""
     names = [name for name in raw_columns(source) if name in raw.column_names]
-    return [json.dumps(row, default=_json, allow_nan=False).encode() for row in raw.select(names).to_pylist()]
+    return [json.dumps(row, default=_encode_time, allow_nan=False).encode() for row in raw.select(names).to_pylist()]
 
 
 def _row(value: bytes | None) -> dict[str, Any]:
     text = (value or b"").decode(errors="replace")
     try:
-        row = json.loads(text, parse_float=str, parse_int=str, parse_constant=_no_number)
+        row = json.loads(text, parse_float=str, parse_int=str, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         row = None
     return {key: cell for key, cell in row.items() if key != MALFORMED} if isinstance(row, dict) else {MALFORMED: text}
 
 
-def _no_number(text: str) -> None:
+def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number in JSON")
 
 
 def _text(cell: Any) -> str | None:
     if cell is None or isinstance(cell, str):
         return cell
-    return json.dumps(cell)  # true, false; a list or an object, which no field can be
+    return json.dumps(cell)  # true or false; a list or an object, which validation rejects
 
 
-def _json(cell: Any) -> str:
+def _encode_time(cell: Any) -> str:
     if isinstance(cell, datetime):
         return cell.isoformat()
     raise DataError(f"{type(cell).__name__} has no JSON form here")

@@ -1,8 +1,8 @@
-"""What a stream ingester says of itself over HTTP: `/metrics` for Prometheus, `/healthz` for the kubelet."""
+"""The state of a stream ingester over HTTP: `/metrics` for Prometheus, `/healthz` for the kubelet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -14,15 +14,15 @@ from evermodel.records import IngestReport
 
 
 class StreamStatus:
-    """Counters and the time of the last turn of the loop; `silence_s` without one means that it is stuck."""
+    """Counters, and the last sign of life; the ingester counts as stuck `silence_seconds` after that."""
 
-    def __init__(self, *, silence_s: float = 300.0) -> None:
+    def __init__(self, *, silence_seconds: float = 300.0, clock: Callable[[], float] = monotonic) -> None:
         self.registry = CollectorRegistry()
-        self._silence = silence_s
-        self._turned = monotonic()
+        self._silence_seconds, self._clock = silence_seconds, clock
+        self._last_alive = clock()
         self._rows = Counter(
             "evermodel_stream_rows_total",
-            "Rows read from the stream, by what became of them.",
+            "Rows read from the stream, by outcome.",
             ("topic", "outcome"),
             registry=self.registry,
         )
@@ -34,7 +34,7 @@ class StreamStatus:
         )
         self._lag = Gauge(
             "evermodel_stream_lag_rows",
-            "Rows that the broker has and the event log has not, as of the last commit.",
+            "Rows at the broker that aren't in the event log, as of the last commit.",
             ("topic", "partition"),
             registry=self.registry,
         )
@@ -45,42 +45,42 @@ class StreamStatus:
             registry=self.registry,
         )
 
-    def alive(self) -> None:
-        self._turned = monotonic()
+    def mark_alive(self) -> None:
+        """Call this once in each iteration of the loop."""
+        self._last_alive = self._clock()
 
-    def count(self, topic: str, report: IngestReport) -> None:
+    def count_batch(self, topic: str, report: IngestReport) -> None:
         for outcome in ("applied", "duplicate", "rejected"):
             self._rows.labels(topic, outcome).inc(getattr(report, outcome))
         self._late.labels(topic).inc(report.late)
         self._batches.labels(topic).inc()
 
-    def lag(self, topic: str, partition: int, rows: int) -> None:
+    def set_lag(self, topic: str, partition: int, rows: int) -> None:
         self._lag.labels(topic, str(partition)).set(rows)
 
-    def refresh_failed(self, use_case: str) -> None:
+    def count_failed_refresh(self, use_case: str) -> None:
         self._failures.labels(use_case).inc()
 
     @property
     def healthy(self) -> bool:
-        return monotonic() - self._turned < self._silence
+        return self._clock() - self._last_alive < self._silence_seconds
 
     @contextmanager
     def serve(self, host: str, port: int) -> Iterator[int]:
-        """Answer while the block runs; yields the port (another one where 0 was asked for)."""
+        """Serve while the block runs; yields the port (a free one if `port` is 0)."""
         status = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/healthz":
-                    self._answer(
-                        200 if status.healthy else 503, b"ok\n" if status.healthy else b"stuck\n", "text/plain"
-                    )
+                    code, body = (200, b"ok\n") if status.healthy else (503, b"stuck\n")
+                    self._respond(code, body, "text/plain")
                 elif self.path == "/metrics":
-                    self._answer(200, generate_latest(status.registry), CONTENT_TYPE_LATEST)
+                    self._respond(200, generate_latest(status.registry), CONTENT_TYPE_LATEST)
                 else:
-                    self._answer(404, b"not found\n", "text/plain")
+                    self._respond(404, b"not found\n", "text/plain")
 
-            def _answer(self, code: int, body: bytes, kind: str) -> None:
+            def _respond(self, code: int, body: bytes, kind: str) -> None:
                 self.send_response(code)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
@@ -88,7 +88,7 @@ class StreamStatus:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Probes come every few seconds: nothing to say of them."""
+                """Probes come every few seconds, so they aren't logged."""
 
         server = ThreadingHTTPServer((host, port), Handler)
         thread = Thread(target=server.serve_forever, name="stream-status", daemon=True)

@@ -1,4 +1,4 @@
-"""Releases with real bundles, small ones."""
+"""Small releases with real bundles."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 def release(tmp_path: Path) -> MakeRelease:
-    """`release("b", parent=a.id)`: a release with a real bundle, named by what its weights are drawn from."""
+    """`release("b", parent=a.id)`: a release with a real bundle, whose weights are drawn from its name."""
 
     def make(name: str, parent: str | None = None, objectives: tuple[str, ...] = ("up",)) -> Release:
         home = str(tmp_path / "releases" / name)

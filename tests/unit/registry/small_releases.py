@@ -1,4 +1,4 @@
-"""What a release is made of, small."""
+"""The parts of a small release."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

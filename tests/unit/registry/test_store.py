@@ -1,4 +1,4 @@
-"""The registry follows the ledger: whatever the aliases say, a projection makes them say what the ledger says."""
+"""The registry holds each release once, and its aliases follow the ledger."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ NOW = WINDOW.end
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests here: its first start takes seconds. Each test has a use case of its own in it."""
+    """One database for all tests, because its first start takes seconds. Each test has a use case of its own in it."""
     return f"sqlite:///{tmp_path_factory.mktemp('registry')}/state/mlflow.db"
 
 
 @pytest.fixture
-def store(uri: str) -> ModelRegistry:
+def registry(uri: str) -> ModelRegistry:
     return ModelRegistry(uri)
 
 
@@ -32,22 +32,22 @@ def case(electricity: UseCase, request: pytest.FixtureRequest) -> UseCase:
     return electricity.model_copy(update={"name": request.node.name.partition("[")[0]})
 
 
-def of(case: UseCase, release: Release) -> Release:
+def for_case(case: UseCase, release: Release) -> Release:
     return release.model_copy(update={"use_case": case.name})
 
 
-def commit(ledger: Ledger, one: Release, expected: str | None, action: Any = "promote") -> None:
-    ledger.promote(one, expected=expected, verdict=PASSED, action=action, reason="r", actor="test", now=NOW)
+def commit(ledger: Ledger, release: Release, expected: str | None, action: Any = "promote") -> None:
+    ledger.promote(release, expected=expected, verdict=PASSED, action=action, reason="r", actor="test", now=NOW)
 
 
-def test_a_release_is_logged_once_with_all_that_is_known(
-    store: ModelRegistry, case: UseCase, release: MakeRelease, capfd: pytest.CaptureFixture[str]
+def test_a_release_is_logged_once_with_all_known_figures(
+    registry: ModelRegistry, case: UseCase, release: MakeRelease, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    a = of(case, release("a", objectives=("up",)))
-    run_id = store.log_release(case, a, [manifest("a")], report(a))
-    assert store.log_release(case, a, [manifest("a")], report(a)) == run_id
-    assert ModelRegistry(store.uri).log_release(case, a, [manifest("a")], report(a)) == run_id
-    client = store._client
+    a = for_case(case, release("a", objectives=("up",)))
+    run_id = registry.log_release(case, a, [manifest("a")], report(a))
+    assert registry.log_release(case, a, [manifest("a")], report(a)) == run_id
+    assert ModelRegistry(registry.uri).log_release(case, a, [manifest("a")], report(a)) == run_id
+    client = registry.client
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags[TAG] == a.id
@@ -55,7 +55,7 @@ def test_a_release_is_logged_once_with_all_that_is_known(
     assert json.loads(run.data.params["up.windows"])[0]["end"] == "2026-01-08T00:00:00Z"
     figures = {"accuracy": 0.8, "champion.accuracy": 0.7, "baseline.majority": 0.6, "up.final_loss": 0.6}
     assert figures.items() <= run.data.metrics.items()
-    assert "auc" not in run.data.metrics, "what isn't known isn't logged"
+    assert "auc" not in run.data.metrics, "unknown figures aren't logged"
     assert "baseline.random" not in run.data.metrics
     names = {item.path for item in client.list_artifacts(run_id)}
     assert names == {"release.json", "report.json", "card.md", "manifests"}
@@ -65,77 +65,78 @@ def test_a_release_is_logged_once_with_all_that_is_known(
         run_id,
         a.bundles[0].digest,
     )
-    assert capfd.readouterr() == ("", ""), "MLflow's first start is quiet"
+    assert capfd.readouterr() == ("", ""), "MLflow's first start prints nothing"
 
 
 def test_a_release_of_several_objectives_is_one_version(
-    store: ModelRegistry, case: UseCase, release: MakeRelease
+    registry: ModelRegistry, case: UseCase, release: MakeRelease
 ) -> None:
-    a = of(case, release("a", objectives=("order", "revenue")))
-    store.log_release(case, a, [manifest("a", "order"), manifest("a", "revenue")], report(a))
-    (version,) = store._client.search_model_versions(f"name = '{case.name}'")
+    a = for_case(case, release("a", objectives=("order", "revenue")))
+    registry.log_release(case, a, [manifest("a", "order"), manifest("a", "revenue")], report(a))
+    (version,) = registry.client.search_model_versions(f"name = '{case.name}'")
     assert version.source == a.home
     assert {"bundle.order", "bundle.revenue"} <= set(version.tags)
 
 
-def test_a_run_left_unfinished_is_finished(store: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
-    a = of(case, release("a"))
-    started = store._start(store._experiment(case.name), a, report(a))
-    assert store.log_release(case, a, [manifest("a")], report(a)) == started.info.run_id
-    assert store._client.get_run(started.info.run_id).info.status == "FINISHED"
+def test_an_unfinished_run_is_finished(registry: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
+    a = for_case(case, release("a"))
+    client = registry.client
+    started = client.create_run(client.create_experiment(case.name), tags={TAG: a.id})
+    assert registry.log_release(case, a, [manifest("a")], report(a)) == started.info.run_id
+    assert registry.client.get_run(started.info.run_id).info.status == "FINISHED"
 
 
-def test_files_lie_beside_the_database(store: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
-    a = of(case, release("a"))
-    run_id = store.log_release(case, a, [manifest("a")], report(a))
-    folder = Path(store.uri.removeprefix("sqlite:///")).parent
+def test_files_lie_beside_the_database(registry: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
+    a = for_case(case, release("a"))
+    run_id = registry.log_release(case, a, [manifest("a")], report(a))
+    folder = Path(registry.uri.removeprefix("sqlite:///")).parent
     assert list((folder / "mlartifacts" / case.name).rglob(f"{run_id}/artifacts/report.json"))
 
 
 def test_the_aliases_follow_the_ledger(
-    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
+    registry: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
 ) -> None:
-    assert store.project(ledger, case.name) == store.aliases(case.name) == {}
-    a = of(case, release("a"))
-    b, c = of(case, release("b", a.id)), of(case, release("c", a.id))
+    assert registry.sync_aliases(ledger, case.name) == registry.aliases(case.name) == {}
+    a = for_case(case, release("a"))
+    b, c = for_case(case, release("b", a.id)), for_case(case, release("c", a.id))
     ledger.record_release(a, now=NOW)
-    assert store.project(ledger, case.name) == {"challenger": a.id}
+    assert registry.sync_aliases(ledger, case.name) == {"challenger": a.id}
     commit(ledger, a, None)
-    assert store.project(ledger, case.name) == {"champion": a.id}
+    assert registry.sync_aliases(ledger, case.name) == {"champion": a.id}
     ledger.record_release(b, now=NOW, verdict=PASSED)
     ledger.record_release(c, now=NOW, verdict=Verdict(word="hold"))
-    assert store.project(ledger, case.name) == {"champion": a.id, "challenger": c.id}
+    assert registry.sync_aliases(ledger, case.name) == {"champion": a.id, "challenger": c.id}
     commit(ledger, b, a.id)
-    assert store.project(ledger, case.name) == {"champion": b.id, "previous": a.id}
+    assert registry.sync_aliases(ledger, case.name) == {"champion": b.id, "previous": a.id}
     commit(ledger, a, b.id, "rollback")
-    assert store.project(ledger, case.name) == store.aliases(case.name)
-    assert store.aliases(case.name)["champion"] == a.id
-    model = store._client.get_registered_model(case.name)
+    assert registry.sync_aliases(ledger, case.name) == registry.aliases(case.name)
+    assert registry.aliases(case.name)["champion"] == a.id
+    model = registry.client.get_registered_model(case.name)
     assert model.tags["evermodel.chain"] == f"3 {ledger.promotions(case.name)[-1].chain}"
 
 
-def test_what_a_hand_or_a_crash_left_is_mended(
-    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
+def test_wrong_aliases_are_corrected(
+    registry: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease
 ) -> None:
-    a = of(case, release("a"))
-    b = of(case, release("b", a.id))
+    a = for_case(case, release("a"))
+    b = for_case(case, release("b", a.id))
     commit(ledger, a, None)
     commit(ledger, b, a.id)
-    store.log_release(case, b, [manifest("b")], report(b))
-    client = store._client
+    registry.log_release(case, b, [manifest("b")], report(b))
+    client = registry.client
     foreign = client.create_model_version(case.name, "/elsewhere", await_creation_for=0)
     client.set_registered_model_alias(case.name, "champion", foreign.version)
     client.set_registered_model_alias(case.name, "challenger", foreign.version)
     client.set_registered_model_alias(case.name, "mine", foreign.version)
-    assert store.aliases(case.name) == {"champion": "version 2", "challenger": "version 2"}
-    assert store.project(ledger, case.name) == {"champion": b.id, "previous": a.id}
-    assert "mine" in client.get_registered_model(case.name).aliases, "a person's own alias is left alone"
+    assert registry.aliases(case.name) == {"champion": "version 2", "challenger": "version 2"}
+    assert registry.sync_aliases(ledger, case.name) == {"champion": b.id, "previous": a.id}
+    assert "mine" in client.get_registered_model(case.name).aliases, "a person's own alias stays"
 
 
-def test_a_projection_that_does_not_hold_says_so(
-    store: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease, monkeypatch: pytest.MonkeyPatch
+def test_aliases_that_somebody_else_changes_all_the_time_are_a_conflict(
+    registry: ModelRegistry, case: UseCase, ledger: Ledger, release: MakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit(ledger, of(case, release("a")), None)
-    monkeypatch.setattr(ModelRegistry, "_set", lambda *_: None)
+    commit(ledger, for_case(case, release("a")), None)
+    monkeypatch.setattr(registry.client, "set_registered_model_alias", lambda *_: None)
     with pytest.raises(ConflictError, match="don't stay"):
-        store.project(ledger, case.name)
+        registry.sync_aliases(ledger, case.name)
