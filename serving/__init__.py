@@ -1,1 +1,1 @@
-"""Declares how Evermodel is served: `app` builds the Ray Serve graph, `config/*.yaml` are Serve configs."""
+"""Declares how Evermodel is served: `app` builds the Ray Serve graph; `config/*.yaml` are Serve configs."""

@@ -1,1 +1,1 @@
-"""Answers by id: schemas → predictor (features, arms, scores, fallback) → request log. No Ray here but in `batch`."""
+"""Online prediction: schemas → predictor (features, arms, scores, fallback) → request log. Only `deployments` and `batch` import Ray."""

@@ -1,14 +1,13 @@
-"""The HTTP face: one FastAPI app with routes of its own for each use case, so that OpenAPI says what each one takes.
+"""The HTTP API: one FastAPI app with routes for each use case, so that OpenAPI states what each one accepts.
 
     POST /v1/{use_case}/predict, POST /v1/{use_case}/rank, GET /healthz, /readyz, /metrics
 
-Whatever is wrong with a request is answered as a `Problem` (code, field, reason), whatever is wrong with us as an opaque
-500: never a trace. See `schemas` for the bodies, `desk` for how an answer comes about.
+A wrong request gets a `Problem` (code, field, reason). A fault of the server gets an opaque 500, never a trace. See
+`schemas` for the bodies and `service` for how a prediction is made.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,21 +18,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evermodel.credentials import Refusal, Role, Tokens, admit
+from evermodel.credentials import Tokens
 from evermodel.errors import ServingError, nearest
-from evermodel.serving.answers import ClassSelection, Prediction, questions_of
+from evermodel.serving.auth import TokenMiddleware, authorization
+from evermodel.serving.middleware import BodySizeMiddleware, MetricsMiddleware
+from evermodel.serving.predictions import TOP_TEN, ClassSelection, Prediction, make_requests
 from evermodel.serving.schemas import (
     PredictedRow,
     PredictResponse,
     Problem,
     RankedItem,
     RankResponse,
+    describe_error,
     is_rankable,
     parse_row,
     predict_request,
-    problem,
+    problem_response,
     rank_request,
     ranks_classes,
     row_model,
@@ -43,11 +44,8 @@ from evermodel.serving.schemas import (
 from evermodel.serving.service import PredictionService
 from evermodel.use_case import UseCase
 
-MAX_BYTES = 8 * 1024 * 1024
-STATUS = {"overloaded": 429, "unknown_use_case": 404, "not_rankable": 404, "not_ready": 503}
-#: Open whatever tokens there are: they say that this process answers, and whether it is ready.
-OPEN = frozenset({"/healthz", "/readyz"})
-WORDS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "not_json"}
+STATUS_OF_CODE = {"overloaded": 429, "unknown_use_case": 404, "not_rankable": 404, "not_ready": 503}
+CODE_OF_STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "not_json"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
@@ -57,33 +55,36 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "Too many requests are waiting",
     }.items()
 }
-Ready = Callable[[], Awaitable[Mapping[str, Any]]]
+Readiness = Callable[[], Awaitable[Mapping[str, Any]]]
+Clock = Callable[[], datetime]
 
 
 def create_api(
-    desk: PredictionService,
+    service: PredictionService,
     *,
-    ready: Ready,
-    clock: Callable[[], datetime],
+    ready: Readiness,
+    clock: Clock,
     simulated_time: bool = False,
     tokens: Tokens | None = None,
 ) -> FastAPI:
-    """The app over a desk. `ready`: `ModelManager.status`, wherever that lives; `simulated_time`: a request may say `at`;
-    `tokens`: who may call (None: everybody who can reach this)."""
+    """The app for a service. `ready`: calls `ModelManager.status`, here or in another process. `simulated_time`: a
+    request may have `at`. `tokens`: who may call; None: everybody who can reach the port."""
     api = FastAPI(title="Evermodel", version="1", description="Predictions by id; see each use case's own routes.")
-    api.add_middleware(TokenMiddleware, desk=desk, tokens=tokens)
-    _add_errors(api, desk)
-    _add_probes(api, desk, ready, tokens)
-    for name, use_case in desk.use_cases.items():
-        _add_predict(api, desk, name, use_case, clock, simulated_time)
+    api.add_middleware(BodySizeMiddleware)
+    api.add_middleware(TokenMiddleware, tokens=tokens)
+    api.add_middleware(MetricsMiddleware, metrics=service.metrics, use_cases=service.use_cases)  # the outermost
+    _add_errors(api, service)
+    _add_probes(api, service, ready, tokens)
+    for name, use_case in service.use_cases.items():
+        _add_predict(api, service, name, use_case, clock, simulated_time)
         if is_rankable(use_case):
-            _add_rank(api, desk, name, use_case, clock, simulated_time)
+            _add_rank(api, service, name, use_case, clock, simulated_time)
 
     @api.post("/v1/{use_case}/{verb}", include_in_schema=False)
     async def unknown(use_case: str, verb: str) -> None:
-        if use_case not in desk.use_cases:
-            why = f"no use case {use_case!r}; {nearest(use_case, desk.use_cases)}"
-            raise ServingError("unknown_use_case", why, field="use_case")
+        if use_case not in service.use_cases:
+            reason = f"no use case {use_case!r}; {nearest(use_case, service.use_cases)}"
+            raise ServingError("unknown_use_case", reason, field="use_case")
         if verb == "rank":
             raise ServingError("not_rankable", f"{use_case} has no items or classes to rank; use predict", field="verb")
         raise HTTPException(404, f"no verb {verb!r}; {nearest(verb, ('predict', 'rank'))}")
@@ -91,126 +92,45 @@ def create_api(
     return api
 
 
-class TokenMiddleware:
-    """Turns away who has no token where one is needed, and bodies that are too large; counts and times every request
-    of a use case."""
-
-    def __init__(self, app: ASGIApp, *, desk: PredictionService, tokens: Tokens | None) -> None:
-        self._app, self._desk, self._tokens = app, desk, tokens
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, start = 500, time.perf_counter()
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            if (no := self._refusal(scope)) is not None:
-                why = Problem(code=no.code, field=None, reason=no.reason)
-                headers = {"WWW-Authenticate": "Bearer"} if no.status == 401 else None
-                await _problem(no.status, why, headers)(scope, receive, watched)
-            elif _length(scope) > MAX_BYTES:
-                why = Problem(code="too_large", field=None, reason=f"a body has at most {MAX_BYTES} bytes")
-                await JSONResponse(why.model_dump(), 413)(scope, receive, watched)
-            else:
-                await self._app(scope, receive, watched)
-        finally:
-            self._count(scope["path"], status, time.perf_counter() - start)
-
-    def _refusal(self, scope: Scope) -> Refusal | None:
-        """None: come in. Whatever isn't `OPEN` needs a token, a path that isn't there too."""
-        if self._tokens is None or scope["path"] in OPEN:
-            return None
-        answer = admit(self._tokens, _authorization(scope), _roles(scope["path"]))
-        return answer if isinstance(answer, Refusal) else None
-
-    def _count(self, path: str, status: int, seconds: float) -> None:
-        steps = path.strip("/").split("/")
-        if (
-            len(steps) == 3
-            and steps[0] == "v1"
-            and steps[1] in self._desk.use_cases
-            and steps[2] in ("predict", "rank")
-        ):
-            self._desk.metrics.requests.labels(steps[1], steps[2], str(status)).inc()
-            self._desk.metrics.seconds.labels(steps[1], steps[2]).observe(seconds)
-
-
-def _roles(path: str) -> frozenset[Role]:
-    """Who may use a path: predictions are the callers', figures are Prometheus' and people's."""
-    if path == "/metrics":
-        return frozenset({"viewer", "service", "admin"})
-    return frozenset({"caller", "admin"})
-
-
-def _authorization(scope: Scope) -> str | None:
-    """The request's one `Authorization` header; of two, none is believed."""
-    found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-    return found[0] if len(found) == 1 else None
-
-
-def _length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0
-
-
 def _add_predict(
-    api: FastAPI,
-    desk: PredictionService,
-    name: str,
-    use_case: UseCase,
-    clock: Callable[[], datetime],
-    simulated_time: bool,
+    api: FastAPI, service: PredictionService, name: str, use_case: UseCase, clock: Clock, simulated_time: bool
 ) -> None:
     body: Any = predict_request(use_case, simulated_time=simulated_time)
 
     async def predict(request: Any) -> PredictResponse:
         rows = [values_of(use_case, row) for row in request.rows]
-        at, request_id = _said(request, clock)
-        questions = questions_of(use_case, rows, request_id=request_id, at=at)
-        answers = await desk.answer(name, questions, ClassSelection(None, 10))
-        return PredictResponse(answers=[_predicted(answer) for answer in answers])
+        at, request_id = _time_and_id(request, clock)
+        requests = make_requests(use_case, rows, request_id=request_id, at=at)
+        predictions = await service.answer(name, requests, TOP_TEN)
+        return PredictResponse(answers=[_predicted_row(prediction) for prediction in predictions])
 
-    predict.__annotations__["request"] = body  # a model made at run time has no name to be annotated by
+    predict.__annotations__["request"] = body  # the model is made at run time, so no annotation can name it
     summary = f"Answer rows of {name}"
     api.post(f"/v1/{name}/predict", responses=ERRORS, summary=summary, operation_id=f"{name}_predict")(predict)
 
 
 def _add_rank(
-    api: FastAPI,
-    desk: PredictionService,
-    name: str,
-    use_case: UseCase,
-    clock: Callable[[], datetime],
-    simulated_time: bool,
+    api: FastAPI, service: PredictionService, name: str, use_case: UseCase, clock: Clock, simulated_time: bool
 ) -> None:
     body: Any = rank_request(use_case, simulated_time=simulated_time)
     row = row_model(use_case)
 
     async def rank_classes(request: Any) -> RankResponse:
-        at, request_id = _said(request, clock)
-        questions = questions_of(use_case, [values_of(use_case, request.row)], request_id=request_id, at=at)
+        at, request_id = _time_and_id(request, clock)
+        requests = make_requests(use_case, [values_of(use_case, request.row)], request_id=request_id, at=at)
         wanted = None if request.candidates is None else tuple(request.candidates)
-        answer = (await desk.answer(name, questions, ClassSelection(wanted, request.k)))[0]
-        return _ranking([answer], _ranked_classes(answer))
+        prediction = (await service.answer(name, requests, ClassSelection(wanted, request.k)))[0]
+        return _rank_response([prediction], _ranked_classes(prediction))
 
     async def rank_items(request: Any) -> RankResponse:
-        context = _given(request.context) if request.context else {}
+        context = _given_fields(request.context) if request.context else {}
         rows = []
         for i, candidate in enumerate(request.candidates):
-            rows.append(parse_row(use_case, row, {**context, **_given(candidate)}, where=f"candidates[{i}]"))
-        at, request_id = _said(request, clock)
-        questions = questions_of(use_case, rows, request_id=request_id, at=at)
-        answers = await desk.answer(name, questions, ClassSelection(None, None), rank=True)
-        return _ranking(answers, _ranked_items(use_case, answers)[: request.k])
+            rows.append(parse_row(use_case, row, {**context, **_given_fields(candidate)}, where=f"candidates[{i}]"))
+        at, request_id = _time_and_id(request, clock)
+        requests = make_requests(use_case, rows, request_id=request_id, at=at)
+        predictions = await service.answer(name, requests, ClassSelection(None, None), rank=True)
+        return _rank_response(predictions, _ranked_items(use_case, predictions)[: request.k])
 
     rank = rank_classes if ranks_classes(use_case) else rank_items
     rank.__annotations__["request"] = body
@@ -218,7 +138,7 @@ def _add_rank(
     api.post(f"/v1/{name}/rank", responses=ERRORS, summary=summary, operation_id=f"{name}_rank")(rank)
 
 
-def _add_probes(api: FastAPI, desk: PredictionService, ready: Ready, tokens: Tokens | None) -> None:
+def _add_probes(api: FastAPI, service: PredictionService, ready: Readiness, tokens: Tokens | None) -> None:
     @api.get("/healthz", summary="Whether this process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -227,97 +147,95 @@ def _add_probes(api: FastAPI, desk: PredictionService, ready: Ready, tokens: Tok
     async def readyz(request: Request, response: Response) -> dict[str, Any]:
         try:
             status = dict(await ready())
-        except Exception:  # the models' process is gone: that is the answer
+        except Exception:  # the models' process is gone, which is what the probe reports
             status = {"ready": False, "error": "the models don't answer", "use_cases": {}}
         response.status_code = 200 if status["ready"] else 503
-        known = tokens is None or tokens.check(_authorization(request.scope)) is not None
-        return status if known else {"ready": status["ready"]}
+        may_see_all = tokens is None or tokens.authenticate(authorization(request.scope)) is not None
+        return status if may_see_all else {"ready": status["ready"]}
 
-    @api.get("/metrics", summary="Figures of this process", response_class=Response)
+    @api.get("/metrics", summary="Prometheus metrics of this process", response_class=Response)
     async def metrics() -> Response:
-        return Response(desk.figures(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_errors(api: FastAPI, desk: PredictionService) -> None:
+def _add_errors(api: FastAPI, service: PredictionService) -> None:
     @api.exception_handler(ServingError)
     async def on_serving_error(_request: Request, error: ServingError) -> JSONResponse:
-        status = STATUS.get(error.code, 422)
+        status = STATUS_OF_CODE.get(error.code, 422)
         headers = {"Retry-After": "1"} if status == 429 else None
-        return _problem(status, Problem(code=error.code, field=error.field, reason=error.reason), headers)
+        return problem_response(status, Problem(code=error.code, field=error.field, reason=error.reason), headers)
 
     @api.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return _problem(
-                400, Problem(code="invalid_json", field=None, reason=f"the body is no JSON: {first['ctx']['error']}")
-            )
+            reason = f"the body is no JSON: {first['ctx']['error']}"
+            return problem_response(400, Problem(code="invalid_json", field=None, reason=reason))
         steps = request.url.path.split("/")
-        use_case = desk.use_cases.get(steps[2]) if len(steps) > 2 else None
-        inside = any(step in ("rows", "row", "context", "candidates") for step in first["loc"][:-1])
-        return _problem(422, problem(first, valid=row_names(use_case) if use_case and inside else ()))
+        use_case = service.use_cases.get(steps[2]) if len(steps) > 2 else None
+        is_in_row = any(step in ("rows", "row", "context", "candidates") for step in first["loc"][:-1])
+        return problem_response(422, describe_error(first, valid=row_names(use_case) if use_case and is_in_row else ()))
 
     @api.exception_handler(HTTPException)
     async def on_http(_request: Request, error: HTTPException) -> JSONResponse:
-        code = WORDS.get(error.status_code, "bad_request")
-        return _problem(error.status_code, Problem(code=code, field=None, reason=str(error.detail)), error.headers)
+        code = CODE_OF_STATUS.get(error.status_code, "bad_request")
+        return problem_response(
+            error.status_code, Problem(code=code, field=None, reason=str(error.detail)), error.headers
+        )
 
     @api.exception_handler(Exception)
     async def on_fault(_request: Request, _error: Exception) -> JSONResponse:
-        return _problem(500, Problem(code="internal", field=None, reason="the server failed; its log says of what"))
+        return problem_response(500, Problem(code="internal", field=None, reason="the server failed; see its log"))
 
 
-def _problem(status: int, why: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(why.model_dump(), status, dict(headers) if headers else None)
-
-
-def _said(request: Any, clock: Callable[[], datetime]) -> tuple[datetime, str]:
-    """The present and the request's id: what the request says, else the clock's and a new one."""
+def _time_and_id(request: Any, clock: Clock) -> tuple[datetime, str]:
+    """The request's own time and id, else the clock's time and a new id."""
     return getattr(request, "at", None) or clock(), request.request_id or uuid4().hex
 
 
-def _given(part: BaseModel) -> dict[str, Any]:
+def _given_fields(part: BaseModel) -> dict[str, Any]:
     return part.model_dump(by_alias=True, exclude_unset=True)
 
 
-def _predicted(answer: Prediction) -> PredictedRow:
+def _predicted_row(prediction: Prediction) -> PredictedRow:
     return PredictedRow(
-        prediction_id=answer.question.prediction_id,
-        score=answer.score,
-        scores=dict(answer.scores),
-        classes=None if answer.classes is None else list(answer.classes),
-        release=answer.release,
-        arm=answer.arm,
-        fallback=answer.fallback,
-        reason=answer.reason,
-        source=answer.source,
+        prediction_id=prediction.request.prediction_id,
+        score=prediction.score,
+        scores=dict(prediction.scores),
+        classes=None if prediction.classes is None else list(prediction.classes),
+        release=prediction.release,
+        arm=prediction.arm,
+        fallback=prediction.fallback,
+        reason=prediction.reason,
+        source=prediction.source,
     )
 
 
-def _ranked_items(use_case: UseCase, answers: Sequence[Prediction]) -> list[RankedItem]:
-    items = []
-    for answer in answers:
-        ident = answer.question.prediction_id
-        item = answer.question.values.get(use_case.predict.item or "")
-        index = int(ident.rpartition(":")[2])
-        items.append(
-            RankedItem(item=item, index=index, prediction_id=ident, score=answer.score, scores=dict(answer.scores))
-        )
-    return items
-
-
-def _ranked_classes(answer: Prediction) -> list[RankedItem]:
-    names = answer.classes or ()
-    scores: Sequence[float | None] = answer.class_scores or [None] * len(names)
-    ident = answer.question.prediction_id
+def _ranked_items(use_case: UseCase, predictions: Sequence[Prediction]) -> list[RankedItem]:
     return [
-        RankedItem(item=name, index=None, prediction_id=ident, score=score, scores={})
+        RankedItem(
+            item=prediction.request.values.get(use_case.predict.item or ""),
+            index=int(prediction.request.prediction_id.rpartition(":")[2]),
+            prediction_id=prediction.request.prediction_id,
+            score=prediction.score,
+            scores=dict(prediction.scores),
+        )
+        for prediction in predictions
+    ]
+
+
+def _ranked_classes(prediction: Prediction) -> list[RankedItem]:
+    names = prediction.classes or ()
+    scores: Sequence[float | None] = prediction.class_scores or [None] * len(names)
+    prediction_id = prediction.request.prediction_id
+    return [
+        RankedItem(item=name, index=None, prediction_id=prediction_id, score=score, scores={})
         for name, score in zip(names, scores, strict=True)
     ]
 
 
-def _ranking(answers: Sequence[Prediction], items: list[RankedItem]) -> RankResponse:
-    first = answers[0]
+def _rank_response(predictions: Sequence[Prediction], items: list[RankedItem]) -> RankResponse:
+    first = predictions[0]
     return RankResponse(
         ranking=items,
         release=first.release,

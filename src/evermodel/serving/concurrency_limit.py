@@ -1,36 +1,37 @@
-"""How many questions the models are asked at a time: as many as they answer before the deadline.
+"""A limit on the prediction requests in flight to the models: as many as the models finish before the deadline.
 
-A model that gets too little CPU answers all that it is asked too late, and the work on each is wasted. Asked less it
-answers some in time, and the rest fall back at once instead of at the deadline. The limit follows what is seen, as
-congestion control does: one more for each round of answers in time, half of those in flight for each that is late
-(additive increase, multiplicative decrease: D.-M. Chiu and R. Jain, Computer Networks and ISDN Systems 17, 1989).
+A model that gets too little CPU finishes all its requests too late, and the work on each is wasted. With fewer requests
+it finishes some in time, and the others fall back at once instead of at the deadline. The limit follows what it
+observes, as congestion control does: it grows by one for each round of requests that finish in time, and a late request
+cuts it to half of those in flight (additive increase, multiplicative decrease: D.-M. Chiu and R. Jain, Computer Networks
+and ISDN Systems 17, 1989).
 """
 
 from __future__ import annotations
 
 
-class Limit:
-    """Between 1 and `most`, where it starts. One event loop's own."""
+class ConcurrencyLimit:
+    """Between 1 and `maximum`, where it starts. Belongs to one event loop."""
 
-    def __init__(self, most: int) -> None:
-        self._most = self._now = float(most)
-        self.asking = 0
+    def __init__(self, maximum: int) -> None:
+        self._maximum = self._current = float(maximum)
+        self.in_flight = 0
 
     @property
-    def now(self) -> int:
-        return int(self._now)
+    def current(self) -> int:
+        return int(self._current)
 
-    def take(self) -> bool:
-        """Whether one more may be asked; who was told so gives back."""
-        if self.asking >= self.now:
+    def acquire(self) -> bool:
+        """Whether one more request may start. If so, `release` must follow."""
+        if self.in_flight >= self.current:
             return False
-        self.asking += 1
+        self.in_flight += 1
         return True
 
-    def give_back(self, *, late: bool) -> None:
-        """The answer came, or is given up as late."""
+    def release(self, *, late: bool) -> None:
+        """A request has finished, or is given up as late."""
         if late:
-            self._now = max(1.0, min(self._now, self.asking / 2))
+            self._current = max(1.0, min(self._current, self.in_flight / 2))
         else:
-            self._now = min(self._most, self._now + 1 / self._now)
-        self.asking -= 1
+            self._current = min(self._maximum, self._current + 1 / self._current)
+        self.in_flight -= 1

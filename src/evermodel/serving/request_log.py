@@ -1,8 +1,8 @@
-"""Every answer, as it was given: an append-only log of served rows that monitoring reads by windows.
+"""The request log: an append-only log of served rows, which monitoring reads by windows.
 
-Layout: `root/date=YYYY-MM-DD/<writer>-<number>.parquet`, each part created whole and never changed. Rows wait in memory
-until `flush_rows` of them or `flush_seconds` have gathered, and a clean shutdown flushes: a process that is killed
-loses at most what waited. A prediction id is read once, however often it was logged (the first answer counts).
+Layout: `root/date=YYYY-MM-DD/<writer>-<number>.parquet`; each part is created whole and never changed. Rows wait in
+memory until there are `flush_rows` of them or `flush_seconds` have passed. A clean shutdown writes them; a killed process
+loses at most the rows that waited. A prediction id is read once, even if it was logged twice (the first row counts).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evermodel import storage
+from evermodel.columns import ARROW_TYPES, TIME
 from evermodel.errors import DataError
 from evermodel.failpoint import failpoint
 from evermodel.records import Window
@@ -34,9 +35,6 @@ from evermodel.use_case import (
     feature_columns,
     of_use_case,
 )
-
-TIME = pa.timestamp("us", tz="UTC")
-ARROW = {"float": pa.float64(), "int": pa.int64(), "string": pa.string(), "bool": pa.bool_(), "timestamp": TIME}
 
 
 class RequestLog:
@@ -57,10 +55,10 @@ class RequestLog:
         self._waiting: list[pa.Table] = []
         self._count = 0
         self._lock, self._writing = Lock(), Lock()
-        self.dropped = 0  # rows that storage didn't take before `max_waiting` of them had gathered
+        self.dropped = 0  # rows lost because more than `max_waiting` of them waited for storage
 
     def append(self, rows: pa.Table) -> None:
-        """Take served rows (with event_time and prediction_id; see `served_schema`). In memory only: cheap."""
+        """Add served rows (with event_time and prediction_id; see `served_schema`), in memory only."""
         for name in ("event_time", "prediction_id"):
             if name not in rows.column_names:
                 raise DataError(f"a served row has no {name}")
@@ -78,12 +76,12 @@ class RequestLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough rows, or time, have gathered for a flush."""
+        """Whether enough rows wait, or enough time has passed, for a flush."""
         late = self._clock() - self._flushed_at >= self._flush_seconds
         return self._count >= self._flush_rows or (late and self._count > 0)
 
     def flush(self) -> int:
-        """Write what waits as Parquet parts, one for each event date; the rows written. They wait on if it fails."""
+        """Write the waiting rows as Parquet parts, one for each event date; their number. If it fails, they still wait."""
         with self._writing:
             with self._lock:
                 tables, self._waiting, count, self._count = self._waiting, [], self._count, 0
@@ -91,7 +89,7 @@ class RequestLog:
             if not tables:
                 return 0
             try:
-                self._write(_concat(tables))
+                self._write(_concatenate(tables))
             except Exception:
                 with self._lock:
                     self._waiting, self._count = tables + self._waiting, self._count + count
@@ -99,7 +97,7 @@ class RequestLog:
             return count
 
     def _write(self, table: pa.Table) -> None:
-        # A flush that fails half-way is written again under new names: reading by prediction id makes that harmless.
+        # A flush that fails half-way is written again under new names. Reading by prediction id makes that harmless.
         dates = pc.strftime(table["event_time"].cast(pa.timestamp("us")), format="%Y-%m-%d")
         for day in sorted(set(dates.to_pylist())):
             part = table.filter(pc.equal(dates, day))
@@ -113,16 +111,16 @@ class RequestLog:
     def read(self, window: Window | None = None, *, shadow: bool = False) -> pa.Table:
         """Served rows with event_time in the window, by (event_time, prediction_id), each prediction id once.
 
-        Rows of shadow arms, which nobody was answered with, come only with `shadow=True`. What still waits in memory
-        isn't there. An empty log gives a table without rows.
+        Rows of shadow arms, which no client received, come only with `shadow=True`. Rows that wait in memory are
+        absent. An empty log gives a table without rows.
         """
         tables = []
         for path in storage.list_files(self._root, suffix=".parquet"):
-            if window is None or _day(path) is None or _touches(_day(path), window):
+            if window is None or _overlaps(_day(path), window):
                 tables.append(storage.read_table(path))
         if not tables:
             return pa.table({"event_time": pa.array([], TIME), "prediction_id": pa.array([], pa.string())})
-        table = _once(_concat(tables))
+        table = _first_of_each_id(_concatenate(tables))
         if window is not None:
             times = table["event_time"]
             start, end = (pa.scalar(value, TIME) for value in window.span)
@@ -134,11 +132,11 @@ class RequestLog:
 
 @of_use_case
 def served_schema(use_case: UseCase) -> pa.Schema:
-    """The columns of the log: request and feature columns under their own names, then what was answered, and by whom.
+    """The columns of the log: request and feature columns under their own names, then the scores and the release.
 
-    `row_id` is null: the event isn't in the event log yet; it is found there by `event_time` and the entity keys. The
-    labels' own columns aren't there, they come later. `rank` is the place in a ranking, from 1. `bundles` is JSON,
-    objective → bundle digest.
+    `row_id` is null, because the event isn't in the event log yet; `event_time` and the entity keys find it there. The
+    labels' own columns are absent, because labels come later. `rank` is the position in a ranking, from 1. `bundles` is
+    JSON, objective → bundle digest.
     """
     columns: dict[str, pa.DataType] = {"row_id": pa.int64(), "event_time": TIME}
     columns.update(request_types(use_case))
@@ -154,14 +152,14 @@ def served_schema(use_case: UseCase) -> pa.Schema:
 
 @of_use_case
 def request_types(use_case: UseCase) -> dict[str, pa.DataType]:
-    """The Arrow types of what a row is asked with: the prediction source's fields but the labels' own, and constants."""
-    types = {field.name: ARROW[field.type] for field in request_fields(use_case)}
+    """The Arrow types of a request's columns: the prediction source's fields without the labels' own, and constants."""
+    types = {field.name: ARROW_TYPES[field.type] for field in request_fields(use_case)}
     return types | {name: pa.scalar(value).type for name, value in use_case.prediction_source.constants.items()}
 
 
 @of_use_case
 def feature_types(use_case: UseCase) -> dict[str, pa.DataType]:
-    """What the feature columns hold, by name: a column's own type, text of crosses and of a text's last value, else numbers."""
+    """The Arrow types of the feature columns: a column's own; text for crosses and a text's last value; else float64."""
     types: dict[str, pa.DataType] = {}
     for feature in use_case.features:
         kind = pa.float64()
@@ -179,22 +177,22 @@ def feature_types(use_case: UseCase) -> dict[str, pa.DataType]:
 def _field_type(source: Source, name: str) -> pa.DataType:
     if name in source.constants:
         return pa.scalar(source.constants[name]).type
-    return ARROW[source.field(name).type]
+    return ARROW_TYPES[source.field(name).type]
 
 
 def served_table(use_case: UseCase, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows of Python values → a table of the log's schema; what a row lacks is null."""
+    """Rows of Python values → a table of the log's schema; missing values are null."""
     schema = served_schema(use_case)
     return pa.table(
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}, schema=schema
     )
 
 
-def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 
-def _once(table: pa.Table) -> pa.Table:
+def _first_of_each_id(table: pa.Table) -> pa.Table:
     """By (event_time, prediction_id), the first row of each prediction id."""
     order = pc.sort_indices(table, sort_keys=[("event_time", "ascending"), ("prediction_id", "ascending")])
     table = table.take(order)
@@ -210,8 +208,8 @@ def _day(path: str) -> date | None:
     return None
 
 
-def _touches(day: date | None, window: Window) -> bool:
-    if day is None:
+def _overlaps(day: date | None, window: Window) -> bool:
+    if day is None:  # an unknown date may be in any window
         return True
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return start < window.end and start + timedelta(days=1) > window.start

@@ -1,7 +1,7 @@
-"""What goes in and out over HTTP, as pydantic models built from the use case: OpenAPI says what is really accepted.
+"""HTTP bodies as pydantic models, built from the use case, so that OpenAPI states exactly what is accepted.
 
-A *row* is what one prediction is asked for: the prediction source's fields that are known beforehand (never a label's
-own column) and its constants. What is wrong with a request is a `Problem`: code, field, reason.
+A *row* is the input of one prediction: the prediction source's fields that are known beforehand (never a label's own
+column) and its constants. A `Problem` says what is wrong with a request: code, field, reason.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from evermodel import use_case as definition
@@ -30,7 +31,7 @@ CODES = {
 
 
 def _in_range(value: Any) -> Any:
-    """A time whose UTC form doesn't exist (year 1 east of Greenwich) is an error of the sender, not of ours."""
+    """ValueError, so 422 and not 500, if the time has no UTC form (year 1 east of Greenwich)."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
@@ -41,8 +42,8 @@ def _in_range(value: Any) -> Any:
         raise ValueError("the time is out of range") from None
 
 
-def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 6.0 is an integer."""
+def _as_integer(value: Any) -> Any:
+    """6.0 → 6, because JSON has only one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -54,23 +55,23 @@ class Schema(BaseModel):
 
 
 class Problem(Schema):
-    """Why a request wasn't answered, and where to mend it."""
+    """Why a request failed, and which field to correct."""
 
     code: str = Field(description="a word that programs can act on", examples=["missing"])
-    field: str | None = Field(description="the path of the field at fault, where one is", examples=["rows[0].amount"])
+    field: str | None = Field(description="the path of the wrong field, if there is one", examples=["rows[0].amount"])
     reason: str = Field(description="what is wrong and what would be right")
 
 
 class PredictedRow(Schema):
-    """One answer. A category label has `classes` (best first) in place of a combined score."""
+    """One prediction. A category label has `classes` (best first) in place of a combined score."""
 
     prediction_id: str
     score: float | None
     scores: dict[str, float | None] = Field(description="by objective; of a category, its best class's probability")
     classes: list[str] | None = None
-    release: str | None = Field(description="null where no model answered")
+    release: str | None = Field(description="null if no model answered")
     arm: str | None
-    fallback: bool = Field(description="true: the models or features weren't there in time; see reason and source")
+    fallback: bool = Field(description="true: the models or features were late or failed; see reason and source")
     reason: str | None = None
     source: Literal["last_known", "heuristic", "constant"] | None = None
 
@@ -80,7 +81,7 @@ class PredictResponse(Schema):
 
 
 class RankedItem(Schema):
-    """One candidate in its place. `index` is its place in the request (of a class: null)."""
+    """One candidate of a ranking. `index` is its position in the request (null for a class)."""
 
     item: str | int | float | None
     index: int | None
@@ -101,7 +102,7 @@ class RankResponse(Schema):
 
 
 def row_model(use_case: UseCase, *, partial: bool = False) -> type[BaseModel]:
-    """The model of a row; `partial`: nothing is required (a ranking's context and candidates, merged later)."""
+    """The model of a row. `partial`: no field is required (a ranking's context and candidates are merged later)."""
     needed = required_fields(use_case)
     source = use_case.prediction_source
     members: dict[str, Any] = {}
@@ -119,7 +120,7 @@ def row_model(use_case: UseCase, *, partial: bool = False) -> type[BaseModel]:
 
 
 def predict_request(use_case: UseCase, *, simulated_time: bool = False) -> type[BaseModel]:
-    """`{"rows": [row, …], "request_id": …}`: the same request_id gives the same prediction ids, so a retry is logged once."""
+    """`{"rows": [row, …], "request_id": …}`. The same request_id gives the same prediction ids, so a retry is logged once."""
     rows: Any = list[row_model(use_case)]  # type: ignore[misc]
     return create_model(
         f"{use_case.name}_predict",
@@ -130,10 +131,10 @@ def predict_request(use_case: UseCase, *, simulated_time: bool = False) -> type[
 
 
 def rank_request(use_case: UseCase, *, simulated_time: bool = False) -> type[BaseModel]:
-    """Items: `{"context": what all share, "candidates": [what differs, …]}`. Classes: `{"row": …, "candidates": [class, …]}`."""
+    """Items: `{"context": shared fields, "candidates": [other fields, …]}`. Classes: `{"row": …, "candidates": [class, …]}`."""
     members: dict[str, Any] = _envelope(simulated_time)
     members["k"] = (
-        Annotated[int, Field(ge=1, le=MAX_ROWS, strict=True), BeforeValidator(_whole)] | None,
+        Annotated[int, Field(ge=1, le=MAX_ROWS, strict=True), BeforeValidator(_as_integer)] | None,
         Field(None, description="absent: all"),
     )
     if ranks_classes(use_case):
@@ -142,38 +143,41 @@ def rank_request(use_case: UseCase, *, simulated_time: bool = False) -> type[Bas
         members["candidates"] = (classes | None, Field(None, description="absent: every class that the model knows"))
     else:
         part: Any = row_model(use_case, partial=True)
-        members["context"] = (part | None, Field(None, description="what all candidates share"))
+        members["context"] = (part | None, Field(None, description="the fields that all candidates share"))
         members["candidates"] = (list[part], Field(min_length=1, max_length=MAX_ROWS))
     return create_model(f"{use_case.name}_rank", __config__=ConfigDict(extra="forbid"), **members)
 
 
 def _envelope(simulated_time: bool) -> dict[str, Any]:
-    """What every request may say about itself. `at` only where time is simulated: else the present is the server's."""
+    """Fields that every request may have. `at` only if time is simulated; else the server's clock gives the time."""
     text = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
-    members: dict[str, Any] = {"request_id": (text | None, Field(None, description="absent: one is made"))}
+    members: dict[str, Any] = {"request_id": (text | None, Field(None, description="absent: a new one"))}
     if simulated_time:
-        members["at"] = (Moment | None, Field(None, description="the present, in simulated time; absent: the clock's"))
+        members["at"] = (
+            Moment | None,
+            Field(None, description="the time of the request, in simulated time; absent: the clock's"),
+        )
     return members
 
 
 def ranks_classes(use_case: UseCase) -> bool:
-    """Whether the objectives predict a category: then the label's classes are what is ranked."""
+    """Whether the objectives predict a category, so that the label's classes are ranked."""
     return all(use_case.label(objective.label).type == "category" for objective in use_case.objectives)
 
 
 def is_rankable(use_case: UseCase) -> bool:
-    """Whether `/rank` has a meaning: there are classes, or the prediction source names its items."""
+    """Whether there is something to rank: classes, or items that the prediction source names."""
     return ranks_classes(use_case) or use_case.predict.item is not None
 
 
 def request_fields(use_case: UseCase) -> list[definition.Field]:
-    """The prediction source's fields that can be known when it is asked: all but the labels' own columns."""
+    """The prediction source's fields that are known at prediction time: all but the labels' own columns."""
     labels = {label.field or label.name for label in use_case.labels if label.kind == "column"}
     return [field for field in use_case.prediction_source.fields if field.name not in labels]
 
 
 def required_fields(use_case: UseCase) -> set[str]:
-    """What a row can't be answered without: entity keys, the item, and the fields of features that serving doesn't set."""
+    """The fields that a row must have: entity keys, the item, and the fields of features that serving doesn't fix."""
     source = use_case.prediction_source
     known = {field.name: field for field in request_fields(use_case)}
     needed = {entity.key for entity in use_case.entities} | {use_case.predict.item}
@@ -186,11 +190,11 @@ def required_fields(use_case: UseCase) -> set[str]:
 def parse_row(
     use_case: UseCase, model: type[BaseModel], raw: Mapping[str, Any], *, where: str = "row"
 ) -> dict[str, Any]:
-    """The checked values of a raw row, None where absent; ServingError with the first problem."""
+    """The checked values of a raw row, None if absent; ServingError with the first problem."""
     try:
         return values_of(use_case, model.model_validate(dict(raw)))
     except ValidationError as error:
-        first = problem({**error.errors(include_url=False)[0]}, valid=row_names(use_case), prefix=(where,))
+        first = describe_error({**error.errors(include_url=False)[0]}, valid=row_names(use_case), prefix=(where,))
         raise ServingError(first.code, first.reason, field=first.field) from None
 
 
@@ -199,8 +203,8 @@ def values_of(use_case: UseCase, row: BaseModel) -> dict[str, Any]:
     return {**row.model_dump(by_alias=True), **use_case.prediction_source.constants}
 
 
-def problem(error: Mapping[str, Any], *, valid: Sequence[str] = (), prefix: Sequence[str | int] = ()) -> Problem:
-    """One pydantic error (from `ValidationError.errors()`) as a Problem: never with the input echoed, never a trace."""
+def describe_error(error: Mapping[str, Any], *, valid: Sequence[str] = (), prefix: Sequence[str | int] = ()) -> Problem:
+    """One pydantic error (from `ValidationError.errors()`) as a Problem, without the input and without a trace."""
     kind = str(error["type"])
     steps = [step for step in (*prefix, *error["loc"]) if not _is_internal(step)]
     code = CODES.get(kind) or ("out_of_range" if _is_bound(kind) else "wrong_type")
@@ -210,6 +214,11 @@ def problem(error: Mapping[str, Any], *, valid: Sequence[str] = (), prefix: Sequ
     return Problem(code=code, field=path_of(steps), reason=reason)
 
 
+def problem_response(status: int, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The HTTP response of a failed request."""
+    return JSONResponse(problem.model_dump(), status, dict(headers) if headers else None)
+
+
 def path_of(steps: Sequence[str | int]) -> str | None:
     """("rows", 0, "amount") → `rows[0].amount`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
@@ -217,7 +226,7 @@ def path_of(steps: Sequence[str | int]) -> str | None:
 
 
 def example_row(use_case: UseCase) -> dict[str, Any]:
-    """A valid row, as JSON values: the smoke request, and OpenAPI's example."""
+    """A valid row as JSON values, for the smoke request and as OpenAPI's example."""
     needed = required_fields(use_case)
     return {field.name: _example(field) for field in request_fields(use_case) if field.name in needed}
 
@@ -228,7 +237,7 @@ def row_names(use_case: UseCase) -> list[str]:
 
 
 def _annotation(field: definition.Field) -> Any:
-    """The type of a value, with its bounds: strict, so that `"10"` and true are no numbers."""
+    """The type of a value, with its bounds. It is strict: `"10"` and true are no numbers."""
     if field.type == "timestamp":
         return Moment
     if field.type == "bool":
@@ -238,7 +247,7 @@ def _annotation(field: definition.Field) -> Any:
     if field.type == "int":
         low = -INT64 if field.min is None else max(math.ceil(field.min), -INT64)
         high = INT64 - 1 if field.max is None else min(math.floor(field.max), INT64 - 1)
-        return Annotated[int, Field(strict=True, ge=low, le=high), BeforeValidator(_whole)]
+        return Annotated[int, Field(strict=True, ge=low, le=high), BeforeValidator(_as_integer)]
     return Literal[field.values] if field.values else Annotated[str, Field(strict=True, max_length=MAX_TEXT)]
 
 
@@ -255,7 +264,7 @@ def _example(field: definition.Field) -> Any:
 
 
 def _is_internal(step: str | int) -> bool:
-    """Steps that pydantic puts into a path for the branch of a union, not for what was sent."""
+    """Whether pydantic added the step for the branch of a union: the request has no such field."""
     return isinstance(step, str) and (step.startswith(("function-", "literal[", "constrained-")) or step == "body")
 
 

@@ -1,4 +1,4 @@
-"""Serving with tokens: nothing but the probes answers without one, and each role gets what is its own."""
+"""Serving with tokens: only the probes answer without one, and each role may use its own routes."""
 
 import hashlib
 import json
@@ -9,12 +9,13 @@ import httpx
 import pytest
 
 from evermodel.credentials import Tokens
-from evermodel.serving.answers import Prediction
 from evermodel.serving.api import create_api
-from evermodel.serving.predictor import GivenFeatures, Predictor
+from evermodel.serving.online_features import GivenFeatures
+from evermodel.serving.predictions import Prediction
+from evermodel.serving.predictor import Predictor
 from evermodel.serving.request_log import RequestLog
 from evermodel.serving.service import PredictionService
-from tests.unit.serving.serving_cases import NOW, Client, lines, shop, view
+from tests.unit.serving.serving_cases import NOW, Client, linear_model, shop, view
 
 ITEMS = {"item": {"i1": {"views_1d": 3.0, "event_time": NOW}}}
 ROUTES = [
@@ -38,30 +39,31 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         for name, role in roles.items()
     ]
     (folder / "tokens.json").write_text(json.dumps(entries))
-    predictor = Predictor(shop(), lines(shop()), GivenFeatures(shop(), ITEMS))
+    predictor = Predictor(shop(), linear_model(shop()), GivenFeatures(shop(), ITEMS))
 
-    async def ask(_name: str, questions: Any, choice: Any) -> list[Prediction]:
-        return predictor.answer(questions, choice)
+    async def call_models(_name: str, requests: Any, selection: Any) -> list[Prediction]:
+        return predictor.answer(requests, selection)
 
     async def ready() -> dict[str, Any]:
         return {"ready": True, "use_cases": {"shop": {"release": "abc"}}, "replica": "r1", "replicas": 2}
 
-    desk = PredictionService({"shop": shop()}, ask, {"shop": RequestLog(str(folder / "log"), flush_seconds=60)})
-    yield Client(create_api(desk, ready=ready, clock=lambda: NOW, tokens=Tokens.from_file(folder / "tokens.json")))
-    desk.close()
+    log = RequestLog(str(folder / "log"), flush_seconds=60)
+    service = PredictionService({"shop": shop()}, call_models, {"shop": log})
+    yield Client(create_api(service, ready=ready, clock=lambda: NOW, tokens=Tokens.from_file(folder / "tokens.json")))
+    service.close()
 
 
-def ask(client: Client, method: str, path: str, token: str | None, **more: Any) -> httpx.Response:
+def request(client: Client, method: str, path: str, token: str | None, **options: Any) -> httpx.Response:
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    return client._request(method, path, headers=headers, **more)
+    return client.request(method, path, headers=headers, **options)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("token", [None, "wrong", ""])
 def test_no_route_answers_without_a_known_token(client: Client, method: str, path: str, token: str | None) -> None:
-    answer = ask(client, method, path, token)
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    assert answer.headers["www-authenticate"] == "Bearer"
+    response = request(client, method, path, token)
+    assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+    assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize(
@@ -76,18 +78,18 @@ def test_no_route_answers_without_a_known_token(client: Client, method: str, pat
         ("GET", "/nowhere", "token-app", 404),
     ],
 )
-def test_a_role_gets_what_is_its_own(client: Client, method: str, path: str, token: str, status: int) -> None:
+def test_a_role_may_use_its_own_routes(client: Client, method: str, path: str, token: str, status: int) -> None:
     body = {"json": {"rows": [view()]}} if method == "POST" else {}
-    assert ask(client, method, path, token, **body).status_code == status
+    assert request(client, method, path, token, **body).status_code == status
 
 
-def test_two_tokens_are_none(client: Client) -> None:
+def test_a_request_with_two_tokens_is_rejected(client: Client) -> None:
     headers = [("authorization", "Bearer token-app"), ("authorization", "Bearer wrong")]
-    assert client._request("GET", "/openapi.json", headers=headers).status_code == 401
+    assert client.request("GET", "/openapi.json", headers=headers).status_code == 401
 
 
-def test_probes_are_open_and_say_no_more_than_they_must(client: Client) -> None:
+def test_probes_need_no_token_and_show_details_only_with_one(client: Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"ready": True}
-    assert ask(client, "GET", "/readyz", "wrong").json() == {"ready": True}
-    assert ask(client, "GET", "/readyz", "token-prom").json()["replicas"] == 2
+    assert request(client, "GET", "/readyz", "wrong").json() == {"ready": True}
+    assert request(client, "GET", "/readyz", "token-prom").json()["replicas"] == 2

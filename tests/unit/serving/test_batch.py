@@ -1,4 +1,4 @@
-"""Which Ray a batch prediction runs on: never one that it only happens to find."""
+"""Which Ray a batch prediction runs on: never one that just happens to run on the machine."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from evermodel.serving.batch import predict_batch
 from tests.unit.serving.serving_cases import release, shop
 
 
-class AskedError(Exception):
+class RayInitCalledError(Exception):
     pass
 
 
@@ -19,16 +19,16 @@ class AskedError(Exception):
     ("named", "address", "dashboard"),
     [(None, "local", False), ("", "local", False), ("10.0.0.7:6379", "10.0.0.7:6379", None)],
 )
-def test_its_ray_is_the_one_that_is_named_or_one_of_its_own(
+def test_it_uses_the_named_ray_or_starts_a_local_one(
     named: str | None, address: str, dashboard: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def init(**options: Any) -> None:
-        asked.append(options)
-        raise AskedError
+        calls.append(options)
+        raise RayInitCalledError
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -36,7 +36,7 @@ def test_its_ray_is_the_one_that_is_named_or_one_of_its_own(
     if named is not None:
         monkeypatch.setenv("RAY_ADDRESS", named)
     storage.write_table(tmp_path / "rows.parquet", pa.table({"row_id": [1]}))
-    with pytest.raises(AskedError):
+    with pytest.raises(RayInitCalledError):
         predict_batch(shop(), release(shop()), str(tmp_path / "rows.parquet"), str(tmp_path / "out"), batch_size=1)
-    (options,) = asked
+    (options,) = calls
     assert (options.get("address"), options["include_dashboard"]) == (address, dashboard)

@@ -3,7 +3,7 @@ from evermodel.use_case import UseCase
 from tests.unit.serving.serving_cases import shop, view
 
 
-def known(score: float) -> FallbackScore:
+def fallback_score(score: float) -> FallbackScore:
     return FallbackScore(score, {"buy": score, "earn": 0.0})
 
 
@@ -17,17 +17,17 @@ def first_price(columns: dict[str, object]) -> list[float]:
 
 
 def broken(columns: dict[str, object]) -> list[float]:
-    raise RuntimeError("a heuristic of somebody else")
+    raise RuntimeError("a bug in the user's heuristic")
 
 
-def test_last_known_of_the_same_entities_comes_first() -> None:
+def test_the_last_known_score_of_the_same_entities_comes_first() -> None:
     fallback = Fallback(shop())
-    fallback.remember(view(), known(0.9))
+    fallback.remember(view(), fallback_score(0.9))
     assert (fallback.find(view(price=99.0)).score, fallback.find(view()).source) == (0.9, "last_known")
     assert fallback.find(view(user_id="u2")).source == "constant"
 
 
-def test_then_the_heuristic_then_the_constant() -> None:
+def test_the_heuristic_comes_next_and_then_the_constant() -> None:
     fallback = Fallback(shop())
     assert (fallback.find(view(stars=4.5)).score, fallback.find(view(stars=4.5)).source) == (4.5, "heuristic")
     for nothing in (None, float("nan")):
@@ -36,16 +36,16 @@ def test_then_the_heuristic_then_the_constant() -> None:
 
 
 def test_a_heuristic_by_import_path_may_fail() -> None:
-    assert Fallback(with_heuristic("test_fallback:first_price")).find(view(price=3.0)).score == 6.0
-    assert Fallback(with_heuristic("test_fallback:broken")).find(view()).source == "constant"
+    assert Fallback(with_heuristic("tests.unit.serving.test_fallback:first_price")).find(view(price=3.0)).score == 6.0
+    assert Fallback(with_heuristic("tests.unit.serving.test_fallback:broken")).find(view()).source == "constant"
 
 
-def test_the_longest_unused_is_forgotten() -> None:
+def test_the_least_recently_used_score_is_forgotten() -> None:
     fallback = Fallback(shop(), capacity=2)
     for user in ("u1", "u2"):
-        fallback.remember(view(user_id=user), known(0.5))
+        fallback.remember(view(user_id=user), fallback_score(0.5))
     fallback.find(view(user_id="u1"))
-    fallback.remember(view(user_id="u3"), known(0.5))
+    fallback.remember(view(user_id="u3"), fallback_score(0.5))
     assert len(fallback) == 2
     assert [fallback.find(view(user_id=user)).source for user in ("u1", "u2", "u3")] == [
         "last_known",

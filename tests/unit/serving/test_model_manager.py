@@ -8,49 +8,49 @@ from pydantic import ValidationError
 from evermodel.errors import IntegrityError, ServingError
 from evermodel.records import Release
 from evermodel.serving.model_manager import ChampionWatcher, ModelManager
-from evermodel.serving.predictor import GivenFeatures
-from tests.unit.serving.serving_cases import NOW, Lines, guide, release, shop, view
+from evermodel.serving.online_features import GivenFeatures
+from tests.support.waiting import scaled
+from tests.unit.serving.serving_cases import NOW, LinearModel, guide, release, shop, view
 
 FIRST, SECOND, BROKEN, NAN = (release(shop(), digest=digest) for digest in "abcd")
 
 
-class Shelf:
-    """Opens releases: the third's bytes are not what its digest says, the fourth answers NaN."""
+class Opener:
+    """Opens releases. BROKEN's bytes differ from its digest, and NAN's scores are NaN."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
 
-    def __call__(self, wanted: Release) -> Lines:
+    def __call__(self, wanted: Release) -> LinearModel:
         self.opened.append(wanted.id)
         if wanted.id == BROKEN.id:
             raise IntegrityError("weights.safetensors: sha256 is not its manifest's")
         price = float("nan") if wanted.id == NAN.id else 1.0
-        return Lines(wanted, {"buy": {"price": price}, "earn": {"price": 2 * price}})
+        return LinearModel(wanted, {"buy": {"price": price}, "earn": {"price": 2 * price}})
 
 
-def models(shelf: Shelf | None = None) -> ModelManager:
-    return ModelManager(
-        {"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=shelf or Shelf(), clock=lambda: NOW
-    )
+def make_manager(opener: Any = None, **options: Any) -> ModelManager:
+    readers = {"shop": GivenFeatures(shop(), {})}
+    return ModelManager({"shop": shop()}, readers, opener=opener or Opener(), clock=lambda: NOW, **options)
 
 
-def config(live: Release | None, **more: Any) -> dict[str, Any]:
-    part = {"release": live.model_dump(mode="json")} if live else {}
-    return {"use_cases": {"shop": {**part, **more}}}
+def config(wanted: Release | None, **settings: Any) -> dict[str, Any]:
+    part = {"release": wanted.model_dump(mode="json")} if wanted else {}
+    return {"use_cases": {"shop": {**part, **settings}}}
 
 
-def score(live: ModelManager) -> float | None:
-    predictor = live.get("shop")
+def score(manager: ModelManager) -> float | None:
+    predictor = manager.get("shop")
     assert predictor is not None
     return predictor.predict([view()], now=NOW)[0].score
 
 
-def test_a_config_makes_a_release_live() -> None:
-    live = models()
-    assert not live.status()["ready"]
-    live.apply(config(FIRST))
-    assert (live.champion("shop"), score(live)) == (FIRST.id, 10 + 0.5 * 20)
-    assert live.status() == {
+def test_a_config_starts_serving_a_release() -> None:
+    manager = make_manager()
+    assert not manager.status()["ready"]
+    manager.apply(config(FIRST))
+    assert (manager.champion("shop"), score(manager)) == (FIRST.id, 10 + 0.5 * 20)
+    assert manager.status() == {
         "ready": True,
         "error": None,
         "use_cases": {
@@ -66,22 +66,22 @@ def test_a_config_makes_a_release_live() -> None:
 
 
 def test_weights_change_without_loading() -> None:
-    shelf = Shelf()
-    live = models(shelf)
-    live.apply(config(FIRST))
-    live.apply(config(FIRST, weights={"buy": 0.0, "earn": 1.0}))
-    assert (score(live), shelf.opened) == (20.0, [FIRST.id])
+    opener = Opener()
+    manager = make_manager(opener)
+    manager.apply(config(FIRST))
+    manager.apply(config(FIRST, weights={"buy": 0.0, "earn": 1.0}))
+    assert (score(manager), opener.opened) == (20.0, [FIRST.id])
 
 
 @pytest.mark.parametrize("bad", [BROKEN, NAN])
-def test_what_cannot_be_loaded_changes_nothing_and_is_told(bad: Release) -> None:
-    live = models()
-    live.apply(config(FIRST))
-    live.apply(config(bad))
-    assert (live.champion("shop"), score(live), live.status()["ready"]) == (FIRST.id, 20.0, True)
-    assert live.status()["use_cases"]["shop"]["error"]
-    live.apply(config(SECOND))
-    assert (live.champion("shop"), live.status()["use_cases"]["shop"]["error"]) == (SECOND.id, None)
+def test_a_release_that_cannot_be_loaded_changes_nothing_and_is_reported(bad: Release) -> None:
+    manager = make_manager()
+    manager.apply(config(FIRST))
+    manager.apply(config(bad))
+    assert (manager.champion("shop"), score(manager), manager.status()["ready"]) == (FIRST.id, 20.0, True)
+    assert manager.status()["use_cases"]["shop"]["error"]
+    manager.apply(config(SECOND))
+    assert (manager.champion("shop"), manager.status()["use_cases"]["shop"]["error"]) == (SECOND.id, None)
 
 
 @pytest.mark.parametrize(
@@ -95,127 +95,125 @@ def test_what_cannot_be_loaded_changes_nothing_and_is_told(bad: Release) -> None
         config(release(guide())),
     ],
 )
-def test_a_wrong_config_raises_only_while_nothing_is_live(bad: dict[str, Any]) -> None:
+def test_a_wrong_config_raises_only_if_no_model_is_served(bad: dict[str, Any]) -> None:
     with pytest.raises((ServingError, ValidationError, IntegrityError)):
-        models().apply(bad)
-    live = models()
-    live.apply(config(FIRST))
-    live.apply(bad)
-    status = live.status()
-    assert score(live) == 20.0 and status["ready"]
+        make_manager().apply(bad)
+    manager = make_manager()
+    manager.apply(config(FIRST))
+    manager.apply(bad)
+    status = manager.status()
+    assert score(manager) == 20.0 and status["ready"]
     assert status["error"] or status["use_cases"]["shop"]["error"]
 
 
-def test_a_release_may_be_named_by_its_file(tmp_path: Path) -> None:
+def test_a_config_may_name_the_file_of_a_release(tmp_path: Path) -> None:
     path = tmp_path / "release.json"
     path.write_text(FIRST.to_json())
-    live = models()
-    live.apply({"use_cases": {"shop": {"release": str(path)}}})
-    assert live.champion("shop") == FIRST.id
+    manager = make_manager()
+    manager.apply({"use_cases": {"shop": {"release": str(path)}}})
+    assert manager.champion("shop") == FIRST.id
 
 
-def test_arms_are_live_beside_the_champion() -> None:
-    live = models()
-    live.apply(config(FIRST, arms={"canary": {"release": SECOND.model_dump(mode="json"), "share": 1.0}}))
-    predictor = live.get("shop")
+def test_arms_are_served_beside_the_champion() -> None:
+    manager = make_manager()
+    manager.apply(config(FIRST, arms={"canary": {"release": SECOND.model_dump(mode="json"), "share": 1.0}}))
+    predictor = manager.get("shop")
     assert predictor is not None
-    assert {answer.arm for answer in predictor.predict([view()], now=NOW)} == {"canary"}
-    assert live.status()["use_cases"]["shop"]["arms"]["canary"]["release"] == SECOND.id
+    assert {prediction.arm for prediction in predictor.predict([view()], now=NOW)} == {"canary"}
+    assert manager.status()["use_cases"]["shop"]["arms"]["canary"]["release"] == SECOND.id
 
 
-class Board:
-    """A ledger's champion, set by the test."""
+class FakeLedger:
+    """A ledger whose champion the test sets."""
 
     def __init__(self) -> None:
-        self.now: Release | None = None
-        self.down = False
+        self.current: Release | None = None
+        self.is_down = False
 
     def champion(self, use_case: str) -> Release | None:
-        if self.down:
+        if self.is_down:
             raise OSError("the ledger is gone")
-        return self.now
+        return self.current
 
 
-def test_the_ledgers_champion_goes_live_and_back() -> None:
-    board, shelf = Board(), Shelf()
-    live = models(shelf)
-    watch = ChampionWatcher(board, live, seconds=60)
-    watch.look()
-    assert live.get("shop") is None
+def test_the_watcher_follows_the_ledgers_champion_also_back() -> None:
+    ledger, manager = FakeLedger(), make_manager()
+    watcher = ChampionWatcher(ledger, manager, seconds=60)
+    watcher.poll()
+    assert manager.get("shop") is None
     for wanted in (FIRST, SECOND, FIRST):  # the last is a rollback
-        board.now = wanted
-        watch.look()
-        assert live.champion("shop") == wanted.id
-    board.down = True
-    watch.look()
-    assert live.champion("shop") == FIRST.id
-    assert "the ledger is gone" in live.status()["use_cases"]["shop"]["error"]
+        ledger.current = wanted
+        watcher.poll()
+        assert manager.champion("shop") == wanted.id
+    ledger.is_down = True
+    watcher.poll()
+    assert manager.champion("shop") == FIRST.id
+    assert "the ledger is gone" in manager.status()["use_cases"]["shop"]["error"]
 
 
-def test_the_ledgers_champion_is_kept_when_weights_change() -> None:
-    board, live = Board(), models()
-    board.now = SECOND
-    live.apply(config(FIRST))
-    ChampionWatcher(board, live, seconds=60).look()
-    live.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
-    assert (live.champion("shop"), score(live)) == (SECOND.id, 20.0)
+def test_the_ledgers_champion_stays_when_weights_change() -> None:
+    ledger, manager = FakeLedger(), make_manager()
+    ledger.current = SECOND
+    manager.apply(config(FIRST))
+    ChampionWatcher(ledger, manager, seconds=60).poll()
+    manager.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
+    assert (manager.champion("shop"), score(manager)) == (SECOND.id, 20.0)
 
 
-def test_a_champion_that_cannot_be_loaded_is_not_tried_at_every_look() -> None:
-    board, shelf = Board(), Shelf()
-    live = models(shelf)
-    live.apply(config(FIRST))
-    board.now = BROKEN
-    watch = ChampionWatcher(board, live, seconds=60)
+def test_a_champion_that_cannot_be_loaded_is_tried_at_fewer_and_fewer_polls() -> None:
+    ledger, opener = FakeLedger(), Opener()
+    manager = make_manager(opener)
+    manager.apply(config(FIRST))
+    ledger.current = BROKEN
+    watcher = ChampionWatcher(ledger, manager, seconds=60)
     for _ in range(100):
-        watch.look()
-    assert shelf.opened.count(BROKEN.id) == 8  # at looks 1, 2, 4, 8, 16, 32, 62 and 92
-    board.now = SECOND
-    watch.look()
-    assert live.champion("shop") == SECOND.id
+        watcher.poll()
+    assert opener.opened.count(BROKEN.id) == 8  # at polls 1, 2, 4, 8, 16, 32, 62 and 92
+    ledger.current = SECOND
+    watcher.poll()
+    assert manager.champion("shop") == SECOND.id
 
 
-def test_a_champion_that_failed_in_a_busy_moment_is_live_at_the_next_look() -> None:
-    busy = [False, True]  # popped from the end: busy once
-    shelf = Shelf()
+def test_a_champion_that_failed_once_is_served_at_the_next_poll() -> None:
+    fails = [False, True]  # popped from the end: the first try fails
+    opener = Opener()
 
-    def open_when_idle(wanted: Release) -> Lines:
-        if wanted.id == SECOND.id and busy.pop():
+    def open_second_at_the_second_try(wanted: Release) -> LinearModel:
+        if wanted.id == SECOND.id and fails.pop():
             raise TimeoutError("busy")
-        return shelf(wanted)
+        return opener(wanted)
 
-    board = Board()
-    live = ModelManager({"shop": shop()}, {"shop": GivenFeatures(shop(), {})}, opener=open_when_idle, clock=lambda: NOW)
-    live.apply(config(FIRST))
-    board.now = SECOND
-    watch = ChampionWatcher(board, live, seconds=60)
-    watch.look()
-    assert live.champion("shop") == FIRST.id
-    watch.look()
-    assert live.champion("shop") == SECOND.id
-
-
-def test_a_load_that_hangs_is_given_up_and_the_next_config_goes_live() -> None:
-    """Else the config that puts the good release back would wait behind it for ever."""
-    shelf, stuck = Shelf(), Event()
-
-    def opener(asked: Release) -> Lines:
-        if asked.id == SECOND.id:
-            stuck.wait()
-        return shelf(asked)
-
-    readers = {"shop": GivenFeatures(shop(), {})}
-    live = ModelManager({"shop": shop()}, readers, opener=opener, clock=lambda: NOW, load_seconds=0.2)
-    live.apply(config(FIRST))
-    live.apply(config(SECOND))
-    assert live.champion("shop") == FIRST.id and "wasn't loaded" in live.status()["use_cases"]["shop"]["error"]
-    live.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
-    assert score(live) == 20.0 and live.status()["use_cases"]["shop"]["error"] is None
-    stuck.set()
+    ledger, manager = FakeLedger(), make_manager(open_second_at_the_second_try)
+    manager.apply(config(FIRST))
+    ledger.current = SECOND
+    watcher = ChampionWatcher(ledger, manager, seconds=60)
+    watcher.poll()
+    assert manager.champion("shop") == FIRST.id
+    watcher.poll()
+    assert manager.champion("shop") == SECOND.id
 
 
-def test_health_is_a_prediction() -> None:
-    live = models()
-    live.check()
-    live.apply(config(FIRST))
-    live.check()
+def test_a_load_that_hangs_is_given_up_and_the_next_config_is_served() -> None:
+    """Otherwise the config that restores the good release would wait behind it for ever."""
+    opener, end = Opener(), Event()
+
+    def open_second_never(wanted: Release) -> LinearModel:
+        if wanted.id == SECOND.id:
+            end.wait()
+        return opener(wanted)
+
+    manager = make_manager(open_second_never, load_seconds=scaled(1.0))
+    manager.apply(config(FIRST))
+    manager.apply(config(SECOND))
+    assert manager.champion("shop") == FIRST.id
+    assert "wasn't loaded" in manager.status()["use_cases"]["shop"]["error"]
+    manager.apply(config(FIRST, weights={"buy": 2.0, "earn": 0.0}))
+    assert score(manager) == 20.0 and manager.status()["use_cases"]["shop"]["error"] is None
+    end.set()
+
+
+def test_the_health_check_predicts() -> None:
+    manager = make_manager()
+    manager.check()
+    manager.apply(config(FIRST))
+    manager.check()

@@ -19,7 +19,7 @@ def ids(table: pa.Table) -> list[str]:
     return list(table["prediction_id"].to_pylist())
 
 
-def test_what_is_flushed_is_read_once_and_in_order(tmp_path: Path) -> None:
+def test_flushed_rows_are_read_once_and_in_order(tmp_path: Path) -> None:
     log = RequestLog(str(tmp_path))
     log.append(rows("b", at=NOW + timedelta(days=1)))
     log.append(rows("a", "c", score=0.5))
@@ -37,7 +37,7 @@ def test_a_prediction_logged_twice_counts_once_the_first_time(tmp_path: Path) ->
     assert first.read()["score"].to_pylist() == [1.0]
 
 
-def test_a_window_is_half_open_and_skips_other_dates(tmp_path: Path) -> None:
+def test_a_window_is_half_open_and_other_dates_are_not_read(tmp_path: Path) -> None:
     log = RequestLog(str(tmp_path))
     start = datetime(2026, 1, 30, tzinfo=UTC)
     for i, at in enumerate(
@@ -46,7 +46,7 @@ def test_a_window_is_half_open_and_skips_other_dates(tmp_path: Path) -> None:
         log.append(rows(str(i), at=at))
     log.flush()
     unread = next(tmp_path.glob("date=2026-01-29/*.parquet"))
-    unread.write_bytes(b"no parquet: this date must not be opened")
+    unread.write_bytes(b"no Parquet file: reading this date would fail")
     assert ids(log.read(Window(start=start, end=start + timedelta(days=1)))) == ["1", "2"]
 
 
@@ -58,7 +58,7 @@ def test_shadows_are_read_only_when_asked_for(tmp_path: Path) -> None:
     assert (ids(log.read()), ids(log.read(shadow=True))) == (["a"], ["a", "a/shadow"])
 
 
-def test_a_flush_is_due_by_rows_or_by_time(tmp_path: Path) -> None:
+def test_a_flush_is_due_after_enough_rows_or_time(tmp_path: Path) -> None:
     time = [0.0]
     log = RequestLog(str(tmp_path), flush_rows=2, flush_seconds=5, clock=lambda: time[0])
     time[0] = 100.0
@@ -72,7 +72,7 @@ def test_a_flush_is_due_by_rows_or_by_time(tmp_path: Path) -> None:
     assert log.is_due
 
 
-def test_storage_that_is_away_loses_nothing_until_too_much_waits(tmp_path: Path) -> None:
+def test_no_row_is_lost_while_storage_is_down_until_too_many_wait(tmp_path: Path) -> None:
     root = tmp_path / "log"
     root.write_text("a file where the folder should be")
     log = RequestLog(str(root), max_waiting=2)
@@ -87,12 +87,12 @@ def test_storage_that_is_away_loses_nothing_until_too_much_waits(tmp_path: Path)
     assert ids(log.read()) == ["b", "c"]
 
 
-def test_a_row_without_its_time_is_no_served_row(tmp_path: Path) -> None:
+def test_a_row_without_a_time_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="event_time"):
         RequestLog(str(tmp_path)).append(pa.table({"prediction_id": ["a"]}))
 
 
-def test_the_schema_holds_what_was_asked_used_and_answered_but_no_label() -> None:
+def test_the_schema_has_request_features_and_scores_but_no_label() -> None:
     names = served_schema(shop()).names
     assert {"user_id", "country", "views_1d", "device_country", "score", "score:buy", "score:earn", "bundles"} <= set(
         names

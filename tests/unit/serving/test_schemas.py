@@ -19,23 +19,23 @@ from evermodel.use_case import UseCase
 from tests.unit.serving.serving_cases import guide, shop, view
 
 
-def parsed(raw: dict[str, Any]) -> dict[str, Any]:
+def parse_shop_row(raw: dict[str, Any]) -> dict[str, Any]:
     return parse_row(shop(), row_model(shop()), raw)
 
 
-def failure(raw: dict[str, Any]) -> tuple[str, str | None, str]:
+def parse_failure(raw: dict[str, Any]) -> tuple[str, str | None, str]:
     with pytest.raises(ServingError) as caught:
-        parsed(raw)
+        parse_shop_row(raw)
     return caught.value.code, caught.value.field, caught.value.reason
 
 
-def test_a_row_comes_out_with_every_name_of_the_source() -> None:
-    found = parsed(view(since="2026-01-31T13:00:00+01:00"))
-    assert found["since"] == datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert (found["country"], found["stars"], found["position"]) == ("nl", None, None)
+def test_a_parsed_row_has_every_name_of_the_source() -> None:
+    row = parse_shop_row(view(since="2026-01-31T13:00:00+01:00"))
+    assert row["since"] == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert (row["country"], row["stars"], row["position"]) == ("nl", None, None)
 
 
-def test_only_what_an_answer_needs_is_required() -> None:
+def test_only_fields_that_a_prediction_needs_are_required() -> None:
     assert required_fields(shop()) == {"user_id", "item_id", "price", "device"}  # position: serve_as; stars: nullable
 
 
@@ -62,15 +62,15 @@ def test_only_what_an_answer_needs_is_required() -> None:
         ({"prize": 1.0}, "unknown_field", "row.prize"),
     ],
 )
-def test_what_is_wrong_is_named(change: dict[str, Any], code: str, field: str) -> None:
-    assert failure(view(**change))[:2] == (code, field)
+def test_a_wrong_value_gets_a_code_and_its_field(change: dict[str, Any], code: str, field: str) -> None:
+    assert parse_failure(view(**change))[:2] == (code, field)
 
 
-def test_a_missing_field_and_a_near_miss_say_what_would_be_right() -> None:
+def test_a_missing_field_and_a_misspelt_one_are_named() -> None:
     raw = view()
     del raw["device"]
-    assert failure(raw)[:2] == ("missing", "row.device")
-    assert failure(view(prize=1.0))[2] == "no such field; did you mean 'price'?"
+    assert parse_failure(raw)[:2] == ("missing", "row.device")
+    assert parse_failure(view(prize=1.0))[2] == "no such field; did you mean 'price'?"
 
 
 def test_an_integer_too_large_for_the_store_is_refused() -> None:
@@ -80,17 +80,17 @@ def test_an_integer_too_large_for_the_store_is_refused() -> None:
     assert caught.value.code == "out_of_range"
 
 
-def test_a_label_is_no_part_of_a_request(electricity: UseCase) -> None:
+def test_a_request_has_no_label(electricity: UseCase) -> None:
     assert "class" not in {field.name for field in request_fields(electricity)}
     assert "next" not in {field.name for field in request_fields(guide())}
 
 
 @pytest.mark.parametrize("case", [shop(), guide()], ids=["items", "classes"])
-def test_the_example_is_valid(case: UseCase) -> None:
+def test_the_example_row_is_valid(case: UseCase) -> None:
     assert parse_row(case, row_model(case), example_row(case))
 
 
-def test_the_envelope_takes_a_time_only_where_time_is_simulated() -> None:
+def test_a_request_may_have_a_time_only_if_time_is_simulated() -> None:
     request = {"rows": [view()], "at": "2026-01-31T12:00:00Z"}
     assert predict_request(shop(), simulated_time=True).model_validate(request)
     with pytest.raises(ValidationError):

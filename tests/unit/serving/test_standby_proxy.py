@@ -1,4 +1,4 @@
-"""Something listens on a port, is killed, and comes back: what clients of the port see meanwhile."""
+"""A server on a port is killed and comes back: what clients of the port see meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 import httpx
 import pytest
 
-from evermodel.serving.standby_proxy import Understudy, listeners
+from evermodel.serving.standby_proxy import StandbyProxy, listeners
+from tests.support.waiting import scaled
 
 OWNER = """
 import sys
@@ -37,7 +38,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def owner(port: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def run_owner(port: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a process of its own, listening."""
     with subprocess.Popen([sys.executable, "-c", OWNER, str(port), name]) as process:
         try:
@@ -49,78 +50,87 @@ def owner(port: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-async def ask(port: int, path: str = "/v1") -> str:
+async def get(port: int, path: str = "/v1") -> str:
     async with httpx.AsyncClient(timeout=2) as client:
         return (await client.get(f"http://127.0.0.1:{port}{path}")).text
 
 
-async def until_answered(port: int, text: str) -> None:
-    async with asyncio.timeout(10):
+async def wait_for_answer(port: int, text: str) -> None:
+    async with asyncio.timeout(scaled(10)):
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if await ask(port) == text:
+                if await get(port) == text:
                     return
             await asyncio.sleep(0.01)
 
 
+async def wait_for_state(proxy: StandbyProxy, state: str) -> None:
+    async with asyncio.timeout(scaled(10)):
+        while proxy.state != state:
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def understudy(port: int, peer: int, *, seconds: float = 30) -> AsyncIterator[None]:
+async def run_standby_proxy(port: int, peer: int, *, seconds: float = 300) -> AsyncIterator[StandbyProxy]:
     async def peers() -> list[tuple[str, int]]:
         return [("127.0.0.1", peer)]
 
-    task = asyncio.create_task(Understudy(port, peers, seconds=seconds).run())
+    proxy = StandbyProxy(port, peers, seconds=seconds)
+    task = asyncio.create_task(proxy.run())
     try:
-        await asyncio.sleep(0.3)
-        yield
+        yield proxy
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
-def test_a_killed_owner_is_stood_in_for_until_it_is_back() -> None:
-    async def lived() -> None:
+def test_the_proxy_takes_over_from_a_killed_owner_until_it_is_back() -> None:
+    async def scenario() -> None:
         port, peer = free_port(), free_port()
-        with owner(peer, "peer"), owner(port, "owner") as first:
-            async with understudy(port, peer):
-                assert await ask(port) == "owner"
+        with run_owner(peer, "peer"), run_owner(port, "owner") as first:
+            async with run_standby_proxy(port, peer) as proxy:
+                await wait_for_state(proxy, "watching")
+                assert await get(port) == "owner"
                 first.kill()
                 first.wait()
-                await until_answered(port, "peer")
-                assert [await ask(port) for _ in range(20)] == ["peer"] * 20
-                with owner(port, "back"):
-                    await until_answered(port, "back")
-                    await asyncio.sleep(0.3)
-                    assert [await ask(port) for _ in range(20)] == ["back"] * 20
+                await wait_for_answer(port, "peer")
+                assert [await get(port) for _ in range(20)] == ["peer"] * 20
+                with run_owner(port, "back"):
+                    await wait_for_state(proxy, "watching")
+                    assert [await get(port) for _ in range(20)] == ["back"] * 20
 
-    asyncio.run(lived())
+    asyncio.run(scenario())
 
 
-def test_it_answers_no_probe_and_stops_in_time() -> None:
-    """A pod whose container is gone must not look ready, and is nobody's endpoint for long."""
+def test_the_proxy_answers_no_probe_and_stops_in_time() -> None:
+    """A pod whose container is gone must not look ready; soon it is no endpoint any more."""
 
-    async def lived() -> None:
+    async def scenario() -> None:
         port, peer = free_port(), free_port()
-        with owner(peer, "peer"), owner(port, "owner") as first:
-            async with understudy(port, peer, seconds=1):
+        with run_owner(peer, "peer"), run_owner(port, "owner") as first:
+            async with run_standby_proxy(port, peer, seconds=scaled(1)) as proxy:
+                await wait_for_state(proxy, "watching")
                 first.kill()
                 first.wait()
-                await until_answered(port, "peer")
+                await wait_for_answer(port, "peer")
                 with pytest.raises(httpx.RemoteProtocolError):
-                    await ask(port, "/-/healthz")
-                await asyncio.sleep(1.2)
+                    await get(port, "/-/healthz")
+                await wait_for_state(proxy, "waiting")
                 with pytest.raises(httpx.ConnectError):
-                    await ask(port)
+                    await get(port)
 
-    asyncio.run(lived())
+    asyncio.run(scenario())
 
 
-def test_a_pod_that_starts_is_not_stood_in_for() -> None:
-    async def lived() -> None:
+def test_the_proxy_does_not_take_over_before_the_owner_has_started() -> None:
+    async def scenario() -> None:
         port, peer = free_port(), free_port()
-        with owner(peer, "peer"):
-            async with understudy(port, peer):
+        with run_owner(peer, "peer"):
+            async with run_standby_proxy(port, peer) as proxy:
+                await wait_for_state(proxy, "waiting")
                 with pytest.raises(httpx.ConnectError):
-                    await ask(port)
+                    await get(port)
+                assert proxy.state == "waiting"
 
-    asyncio.run(lived())
+    asyncio.run(scenario())
