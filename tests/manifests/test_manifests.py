@@ -38,7 +38,7 @@ VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persiste
 OWN_SCHEMA = ("HTTPRoute", "ServiceMonitor", "PrometheusRule")  # whose CRDs few clusters of tests have
 
 pytestmark = pytest.mark.skipif(not program("helm"), reason="helm is not installed")
-OFF_THE_PATH = {"understudy"}  # a container that nothing reaches while its pod is well
+OFF_THE_PATH = {"standby-proxy"}  # a container that nothing reaches while its pod is well
 cases = pytest.mark.parametrize("values", CASES, ids=lambda path: path.stem)
 
 
@@ -319,7 +319,7 @@ def test_a_deployer_of_the_namespace_may_do_what_the_chart_asks(values: Path) ->
 
 def exported() -> set[str]:
     """Every figure that our own /metrics have, as Prometheus names it."""
-    places = ("control/metrics.py", "serving/desk.py")
+    places = ("control/metrics.py", "serving/service.py")
     names = {
         name
         for place in places
