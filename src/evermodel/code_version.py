@@ -1,4 +1,4 @@
-"""Which code made a model: the version alone doesn't change when the code does."""
+"""The version of the code that trains a model, by its content: the package's version does not change with each edit."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from evermodel.records import sha256
 
 @cache
 def code_version() -> str:
-    """`<version>+<twelve digits>` over the package's source files: other code, other version."""
+    """`<version>+<twelve hex digits>`: the digits are a digest of the package's source files."""
     root = Path(evermodel.__file__).parent
     files = storage.list_files(root, suffix=".py")
     parts = [

@@ -1,18 +1,18 @@
-"""Every error that Evermodel raises on purpose.
+"""All errors that Evermodel raises on purpose.
 
     EvermodelError
-    ├── InputError            what a person gave (an argument, a setting, a name): what, where, the nearest valid name
-    │   └── UseCaseError      the same of the use-case file
-    ├── DataError             a source or batch that can't be read as declared
-    │   └── LeakageError      a feature that knows the label
+    ├── InputError            an argument, a setting or a name that a person gave is wrong
+    │   └── UseCaseError      the use-case file is wrong at a named place
+    ├── DataError             a source or batch does not match its declaration
+    │   └── LeakageError      a feature knows the label
     ├── IntegrityError        stored bytes differ from their manifest (bundle, event log, training set)
-    ├── StateError            training state that can't be restored: starting over is a decision, never a default
-    ├── FeatureStoreError     the online store is down, slow or holds nothing for an id
-    ├── GateError             a release that the gate didn't pass: the verdict isn't `promote`
-    ├── ConflictError         a compare-and-set lost: someone else promoted, claimed or committed first
-    └── ServingError          a request that can't be answered; carries `code`, `field`, `reason`
+    ├── StateError            training state can't be restored: retraining from scratch is never a default
+    ├── FeatureStoreError     the online store is down, slow or outdated
+    ├── GateError             a release may not be promoted: the verdict isn't `promote`
+    ├── ConflictError         another writer won a compare-and-set: it promoted, claimed or committed first
+    └── ServingError          a request can't be answered; has `code`, `field`, `reason`
 
-A message says what is wrong, where, and what would be right. Nothing has been changed when one of these is raised.
+A message states what is wrong, where, and what would be right. Nothing has been changed when one of these is raised.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from difflib import get_close_matches
 
 
 class EvermodelError(Exception):
-    """The root: catch this to catch all that Evermodel raises on purpose."""
+    """The base class of all errors that Evermodel raises on purpose."""
 
 
 class InputError(EvermodelError):
@@ -32,15 +32,15 @@ class UseCaseError(InputError):
 
 
 class DataError(EvermodelError):
-    """A source or a batch can't be read as it is declared."""
+    """A source or a batch does not match its declaration."""
 
 
 class LeakageError(DataError):
-    """A feature knows what is only known after the prediction."""
+    """A feature uses information from after the prediction."""
 
 
 class IntegrityError(EvermodelError):
-    """Stored bytes differ from what their manifest says."""
+    """Stored bytes differ from their manifest."""
 
 
 class StateError(EvermodelError):
@@ -48,19 +48,19 @@ class StateError(EvermodelError):
 
 
 class FeatureStoreError(EvermodelError):
-    """The online store didn't answer, or answers what is stale."""
+    """The online store didn't answer, or its values are outdated."""
 
 
 class GateError(EvermodelError):
-    """The gate's verdict isn't `promote`; its reasons are in the message."""
+    """The gate's verdict isn't `promote`; the message has its reasons."""
 
 
 class ConflictError(EvermodelError):
-    """A compare-and-set lost against somebody else's."""
+    """Another writer won a compare-and-set."""
 
 
 class ServingError(EvermodelError):
-    """A request that can't be answered, with what its sender needs to mend it."""
+    """A request can't be answered. `code`, `field` and `reason` tell its sender what to correct."""
 
     def __init__(self, code: str, reason: str, *, field: str | None = None) -> None:
         super().__init__(f"{code}: {reason}" + (f" (at {field})" if field else ""))
@@ -68,7 +68,7 @@ class ServingError(EvermodelError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an error message: `did you mean 'x'?`, or the valid names where none is near."""
+    """The tail of an error message: `did you mean 'x'?`, or all valid names if none is near."""
     names = sorted(set(valid))
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names) or 'none'}"

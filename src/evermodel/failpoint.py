@@ -1,8 +1,8 @@
-"""`failpoint("name")` stands at every durable step; a test kills the process at the 1st, 2nd, … until none is hit.
+"""`failpoint("name")` marks a durable step. A test kills the process at the first step, then the second, and so on.
 
-Nothing happens unless EVERMODEL_FAILPOINT holds the ordinal at which to die, or `NAME:ORDINAL`, which counts that name
-alone. The count is one process's own. EVERMODEL_FAILPOINT_LOG names a file that takes the name of the one that was hit;
-a name that it holds already isn't died at again, so that what is started after a death gets past it.
+EVERMODEL_FAILPOINT is the ordinal of the step to die at, or `NAME:ORDINAL`, which counts only steps of that name. If it
+is not set, nothing happens. Each process counts its own steps. The name of the step is appended to the file of
+EVERMODEL_FAILPOINT_LOG. The process does not die at a name that is in the file, so that a restarted run continues.
 """
 
 import os
@@ -14,12 +14,12 @@ _pid = 0
 
 
 def failpoint(name: str) -> None:
-    """Die here by SIGKILL if this is the N-th durable step and EVERMODEL_FAILPOINT says N."""
+    """Die by SIGKILL if this is the step that EVERMODEL_FAILPOINT selects."""
     armed = os.environ.get("EVERMODEL_FAILPOINT")
     if not armed:
         return
     global _pid
-    if _pid != os.getpid():  # a fork starts to count anew
+    if _pid != os.getpid():  # a fork starts its own count
         _hits.clear()
         _pid = os.getpid()
     wanted, _, ordinal = armed.rpartition(":")

@@ -1,4 +1,4 @@
-"""Texts that people and orchestrators give, as values: an empty text is an absent value; a bad one is a InputError."""
+"""Values from the texts of users and orchestrators. An empty text is an absent value; a bad one is an InputError."""
 
 import json
 from datetime import UTC, datetime
@@ -22,12 +22,12 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_time_or_now(text: str) -> datetime:
-    """The time that `text` states; the present if it is empty: a scheduled run reads the clock once, for all its steps."""
+    """The time that `text` states, or the present if it is empty: a scheduled run reads the clock once, for all steps."""
     return parse_time(text) if text else clock.now()
 
 
 def parse_window(text: str) -> Window | None:
-    """`START..END`, or a window's JSON; empty: none."""
+    """The window of `START..END` or of a window's JSON; None if the text is empty."""
     if not text:
         return None
     try:
@@ -42,14 +42,14 @@ def parse_window(text: str) -> Window | None:
 
 
 def parse_windows(text: str) -> tuple[Window, ...]:
-    """A JSON list of windows, or `START..END` joined by commas; empty: none."""
+    """The windows of a JSON list, or of `START..END` joined by commas; none if the text is empty."""
     if not text:
         return ()
     if text.lstrip().startswith("["):
         try:
-            found = [parse_window(json.dumps(item)) for item in json.loads(text)]
+            windows = [parse_window(json.dumps(item)) for item in json.loads(text)]
         except json.JSONDecodeError as error:
             raise InputError(f"windows {text!r}: {error}") from None
     else:
-        found = [parse_window(part.strip()) for part in text.split(",")]
-    return tuple(window for window in found if window is not None)
+        windows = [parse_window(part.strip()) for part in text.split(",")]
+    return tuple(window for window in windows if window is not None)

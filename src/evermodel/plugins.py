@@ -1,6 +1,7 @@
-"""What a use-case file can't say enters by import path (`package.module:name`), checked when the file is read.
+"""Extension points: a use-case file names user code by import path (`package.module:name`).
 
-Each seam is a function of named parameters; what is imported must be callable with them. Nothing is registered.
+Each extension point is a function with named parameters. The imported object must be callable with them; this is checked
+when the file is read. There is no registry.
 """
 
 import importlib
@@ -27,7 +28,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
 
 
 def load(path: str, seam: Seam) -> Callable[..., Any]:
-    """Import `package.module:name`; UseCaseError where it isn't there or doesn't take the seam's parameters."""
+    """Import `package.module:name`. UseCaseError if it does not exist or does not take the parameters of the seam."""
     module_name, _, name = path.partition(":")
     if not name:
         raise UseCaseError(f"{seam} {path!r} is no import path; write package.module:name")
@@ -37,10 +38,10 @@ def load(path: str, seam: Seam) -> Callable[..., Any]:
         raise UseCaseError(f"{seam} {path!r}: {error}") from None
     if not hasattr(module, name):
         raise UseCaseError(f"{seam} {path!r}: {module_name} has no {name!r}; {nearest(name, dir(module))}")
-    found = getattr(module, name)
+    function = getattr(module, name)
     try:
-        inspect.signature(found).bind(*SIGNATURES[seam])
+        inspect.signature(function).bind(*SIGNATURES[seam])
     except (TypeError, ValueError):
         takes = ", ".join(SIGNATURES[seam])
         raise UseCaseError(f"{seam} {path!r} must be callable with ({takes})") from None
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]

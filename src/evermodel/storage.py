@@ -1,9 +1,9 @@
-"""The only module that opens paths: local ones and any that pyarrow.fs can reach by URI (`s3://bucket/key?endpoint_override=…`).
+"""The only module that opens paths: local ones, and URIs that pyarrow.fs supports (`s3://bucket/key?endpoint_override=…`).
 
-A write is whole or not there: locally temp + fsync + rename, on an object store one put. `create_*` fails with
-ConflictError where the name exists: it is the compare-and-set that the event log and the bundles commit with. On S3 that
-is a conditional put (`If-None-Match: *`), which pyarrow can't: puts go through boto3, all else through pyarrow.fs. Both
-find their credentials by AWS's own chain (`AWS_SHARED_CREDENTIALS_FILE`), never in a URI.
+A write is atomic: locally temporary file + fsync + rename, on an object store one put. `create_*` raises ConflictError if
+the name exists; the event log and the bundles commit by it, as a compare-and-set. On S3 this is a conditional put
+(`If-None-Match: *`). pyarrow has none, so puts use boto3; all other calls use pyarrow.fs. Both find credentials by AWS's
+own chain (`AWS_SHARED_CREDENTIALS_FILE`), never in a URI.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from pyarrow import fs
 from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.failpoint import failpoint
 
-ROUNDS = 5  # of a conditional put that the store asks us to try again
+CREATE_ATTEMPTS = 5  # of a conditional put
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def join(uri: str | Path, *parts: str) -> str:
 
 
 def local_path(uri: str | Path) -> Path | None:
-    """The path of a local URI (a plain path or file://), None of any other."""
+    """The path of a local URI (a plain path or file://); None for any other."""
     text = str(uri)
     if text.startswith("file://"):
         return Path(unquote(urlsplit(text).path))
@@ -81,7 +81,7 @@ def local_path(uri: str | Path) -> Path | None:
 
 
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI and the path in it, for an engine that takes the two apart, as Ray does."""
+    """The file system of a URI and the path in it, for an engine that takes both separately, as Ray does."""
     if (path := local_path(uri)) is not None:
         return fs.LocalFileSystem(), str(path.absolute())
     return _remote(str(uri))
@@ -98,7 +98,7 @@ def _remote(uri: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=32)
 def _bucket(uri: str) -> fs.FileSystem:
-    """One client, with its connections, for all of a bucket's URIs."""
+    """One client, with its connections, for all URIs of a bucket."""
     return fs.FileSystem.from_uri(uri)[0]
 
 
@@ -110,7 +110,7 @@ def exists(uri: str | Path) -> bool:
 
 
 def size(uri: str | Path) -> int:
-    """Bytes of a file, without reading it."""
+    """The size of a file in bytes, without reading it."""
     if (path := local_path(uri)) is not None:
         return path.stat().st_size
     system, key = _remote(str(uri))
@@ -118,9 +118,9 @@ def size(uri: str | Path) -> int:
 
 
 def read_bytes(uri: str | Path, *, limit: int | None = None) -> bytes:
-    """The whole file; IntegrityError, before reading, where it is larger than `limit` bytes."""
-    if limit is not None and (found := size(uri)) > limit:
-        raise IntegrityError(f"{uri} has {found} bytes; at most {limit} are read")
+    """The whole file; IntegrityError, before reading, if it is larger than `limit` bytes."""
+    if limit is not None and (length := size(uri)) > limit:
+        raise IntegrityError(f"{uri} has {length} bytes; at most {limit} are read")
     if (path := local_path(uri)) is not None:
         return path.read_bytes()
     system, key = _remote(str(uri))
@@ -133,7 +133,7 @@ def read_text(uri: str | Path) -> str:
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:
-    """Write the whole file, or leave what was there."""
+    """Write the whole file atomically: after a crash the old or the new content is there."""
     _put(uri, data, exclusive=False)
 
 
@@ -142,7 +142,7 @@ def write_text(uri: str | Path, text: str) -> None:
 
 
 def create_bytes(uri: str | Path, data: bytes) -> None:
-    """Write the whole file; ConflictError where one of that name is there."""
+    """Write the whole file atomically; ConflictError if the name exists."""
     _put(uri, data, exclusive=True)
 
 
@@ -176,21 +176,23 @@ def _link(temporary: str, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise ConflictError(f"{path} is already there") from None
+        raise ConflictError(f"{path} already exists") from None
 
 
 def _put_object(uri: str, data: bytes, *, exclusive: bool) -> None:
-    """One put, of all or nothing, where a stream that breaks may leave a part under the name."""
+    """One atomic put. A broken stream could leave a part of the file under the name."""
     parts = urlsplit(uri)
     if parts.scheme != "s3":
-        raise InputError(f"{uri}: {parts.scheme}:// is read only, its puts can't be exclusive; use a path or s3://")
+        raise InputError(
+            f"{uri}: {parts.scheme}:// is read-only here, because its puts can't be exclusive; use a path or s3://"
+        )
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
     name = {"Bucket": parts.netloc, "Key": unquote(parts.path).strip("/")}
-    token = uuid4().hex  # tells our own put, whose answer was lost, from somebody else's
+    token = uuid4().hex  # identifies our own put if its response was lost
     condition = {"IfNoneMatch": "*"} if exclusive else {}
     client = _client(parts.query)
-    for attempt in range(ROUNDS):
+    for attempt in range(CREATE_ATTEMPTS):
         try:
             client.put_object(**name, Body=data, Metadata={"put": token}, **condition)
             return
@@ -203,9 +205,9 @@ def _put_object(uri: str, data: bytes, *, exclusive: bool) -> None:
             if client.head_object(**name)["Metadata"].get("put") == token:
                 return
             break
-        except (ClientError, BotoCoreError):  # the put that was before ours isn't to be seen yet
+        except (ClientError, BotoCoreError):  # the object of the earlier put is not visible yet
             time.sleep(0.05 * 2**attempt)
-    raise ConflictError(f"{uri} is already there")
+    raise ConflictError(f"{uri} already exists")
 
 
 def _status(error: Any) -> int:
@@ -214,7 +216,7 @@ def _status(error: Any) -> int:
 
 @lru_cache(maxsize=32)
 def _client(query: str) -> Any:
-    """The S3 client for the endpoint that a URI's query names, as pyarrow reads it."""
+    """The S3 client for the endpoint in a URI's query, which is read as pyarrow reads it."""
     import boto3  # type: ignore[import-untyped]
     from botocore.config import Config  # type: ignore[import-untyped]
 
@@ -227,7 +229,7 @@ def _client(query: str) -> Any:
         read_timeout=60,
         retries={"mode": "standard", "max_attempts": 4},
         s3={"addressing_style": "path"} if endpoint else {},
-        request_checksum_calculation="when_required",  # what we keep has digests of its own
+        request_checksum_calculation="when_required",  # our files have digests of their own
         response_checksum_validation="when_required",
         max_pool_connections=16,
     )
@@ -243,7 +245,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
-    """The URIs of all files below `uri` whose name ends in `suffix`, sorted; none where `uri` isn't there."""
+    """The URIs of all files below `uri` whose name ends in `suffix`, sorted; none if `uri` does not exist."""
     if (root := local_path(uri)) is not None:
         return sorted(
             str(path) for path in root.rglob(f"*{suffix}") if path.is_file() and not path.name.startswith(".")
@@ -255,13 +257,13 @@ def list_files(uri: str | Path, *, suffix: str = "") -> list[str]:
 
 
 def make_folder(uri: str | Path) -> None:
-    """See that a local folder is there, for an engine that opens its own files in it; nothing to do elsewhere."""
+    """Create a local folder, for an engine that opens its own files in it; does nothing for other URIs."""
     if (path := local_path(uri)) is not None:
         path.mkdir(parents=True, exist_ok=True)
 
 
 def delete_file(uri: str | Path) -> None:
-    """Remove one file; nothing where it isn't there."""
+    """Remove one file, if it exists."""
     if (path := local_path(uri)) is not None:
         path.unlink(missing_ok=True)
         return
@@ -271,10 +273,10 @@ def delete_file(uri: str | Path) -> None:
 
 
 def delete_tree(uri: str | Path) -> None:
-    """Remove a folder and all below it; nothing where it isn't there.
+    """Remove a folder and all below it, if it exists.
 
-    Elsewhere than on a local disk files go first, then folders from the deepest up: a gateway on a disk keeps folders as
-    objects, and refuses to delete one that isn't empty.
+    On an object store the files go first, then the folders from the deepest up: a gateway that stores on a disk keeps
+    folders as objects, and refuses to delete one that is not empty.
     """
     if (path := local_path(uri)) is not None:
         shutil.rmtree(path, ignore_errors=True)
@@ -285,13 +287,13 @@ def delete_tree(uri: str | Path) -> None:
         if info.type == fs.FileType.File:
             system.delete_file(info.path)
     folders = sorted((info.path for info in below if info.type == fs.FileType.Directory), reverse=True)
-    for folder in (*folders, key):  # in reverse order what is below a name comes before the name
+    for folder in (*folders, key):  # in reverse order a folder comes after the folders in it
         with suppress(FileNotFoundError):
             system.delete_dir(folder)
 
 
 def write_table(uri: str | Path, table: pa.Table) -> str:
-    """Write Parquet (zstd), whole or not at all; the sha256 of its bytes."""
+    """Write Parquet (zstd) atomically; returns the sha256 of its bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
@@ -300,21 +302,21 @@ def write_table(uri: str | Path, table: pa.Table) -> str:
 
 
 def read_table(uri: str | Path, *, columns: list[str] | None = None, digest: str | None = None) -> pa.Table:
-    """Read Parquet; IntegrityError where `digest` is given and the bytes have another, before they are parsed."""
+    """Read Parquet. IntegrityError, before parsing, if the bytes don't have the given digest."""
     data = read_bytes(uri)
-    if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
-        raise IntegrityError(f"{uri}: sha256 is {found}, its manifest says {digest}")
+    if digest is not None and (actual := hashlib.sha256(data).hexdigest()) != digest:
+        raise IntegrityError(f"{uri}: sha256 is {actual}, its manifest says {digest}")
     return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """A local file for a subprocess to write its output to as it goes: the one write that isn't whole or not there."""
+    """A local file for the output of a subprocess: the only write that is not atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
 
 
 def count_rows(uri: str | Path) -> int:
-    """The rows of a Parquet file, or of all below a folder, by their footers alone."""
+    """The number of rows of a Parquet file, or of all files below a folder, from their footers alone."""
     is_file = Uri.parse(uri).name.endswith(".parquet")
     return sum(_footer(file).num_rows for file in ([uri] if is_file else list_files(uri, suffix=".parquet")))
 

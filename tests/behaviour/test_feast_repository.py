@@ -22,14 +22,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of its own with the use case of `test_online`, two materialisations, and Feast's registry applied."""
-    sys.path.insert(0, str(ROOT / "tests" / "unit" / "features"))
-    from test_online import CASE
-
     from evermodel.data.events import EventLog
     from evermodel.data.ingest import ingest_table
     from evermodel.features.online_store import materialize
     from evermodel.features.packed_store import PackedStore
     from evermodel.profile import load_profile
+    from tests.support.online_shop import CASE
 
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
