@@ -31,7 +31,7 @@ class RolloutController(Protocol):
     """What API and metrics need of the reconciler."""
 
     def retry(self, name: str) -> None:
-        """Try the champion that failed once more."""
+        """Tries the champion that failed once more."""
         ...
 
     def lag(self) -> dict[str, float]:

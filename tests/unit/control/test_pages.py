@@ -198,7 +198,9 @@ def test_a_duration_is_shown_by_its_two_largest_units(seconds: float, text: str)
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("in 2026-01-12T00:00:00Z..2026-01-13T00:00:00Z", "in 2026-01-12 to 2026-01-13"),
+        ("in 2026-01-31T00:00:00Z..2026-02-01T00:00:00Z: drift", "in 2026-01-31: drift"),
+        ("in 2026-01-12T00:00:00Z..2026-01-19T00:00:00Z", "in 2026-01-12 to 2026-01-19"),
+        ("in 2026-01-12T06:00:00Z..2026-01-13T00:00:00Z", "in 2026-01-12 06:00 to 2026-01-13"),
         ("since 2026-01-12T09:30:15.123456+00:00", "since 2026-01-12 09:30"),
         ("T00 is no time", "T00 is no time"),
     ],

@@ -130,7 +130,7 @@ def _add_actions(app: FastAPI, service: Service, launcher: RunLauncher, rollout:
 
     @app.post("/api/v1/{use_case}/retry-rollout", status_code=202)
     def retry_rollout(use_case: str, body: ActionRequest, request: Request) -> dict[str, Any]:
-        """Try a champion that failed to go live once more."""
+        """Tries a champion that failed to go live once more."""
         service.use_case(use_case)
         if rollout is None:
             raise ConflictError("no rollout runs here: serving reads its champions from the ledger itself")

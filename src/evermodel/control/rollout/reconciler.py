@@ -83,7 +83,7 @@ class Reconciler:
         self._threads[0].join(timeout=10)
 
     def retry(self, name: str) -> None:
-        """Try the champion that failed once more, in the next round."""
+        """Tries the champion that failed once more, in the next round."""
         self._retries.add(name)
 
     # the rollout's state, for metrics ---------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Reconciler:
     # one round -------------------------------------------------------------------------------------------------------
 
     def reconcile(self) -> None:
-        """Bring the config one step nearer to the ledger. Raises if anything is down; the next round starts over."""
+        """Brings the config one step nearer to the ledger. Raises if anything is down; the next round starts over."""
         self._record_errors()
         for _ in range(MAX_CONFLICTS):
             try:

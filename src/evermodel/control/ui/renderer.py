@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,6 +19,7 @@ from evermodel.reports.page import stylesheet
 Form = dict[str, str]
 MAX_FIELDS = 50
 MISSING = "–"
+_WHOLE_DAYS = re.compile(r"(\d{4}-\d\d-\d\d)T00:00:00Z\.\.(\d{4}-\d\d-\d\d)T00:00:00Z")
 _MIDNIGHT = re.compile(r"(?<=\d)T00:00(?::00(?:\.0+)?)?(?:Z|\+00:00)")
 _MINUTE = re.compile(r"(?<=\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)")
 
@@ -122,8 +123,14 @@ def format_figure(value: float | None) -> str:
 
 
 def format_reason(text: str) -> str:
-    """A reason with readable times: midnight as a date, any other time to the minute, and `to` between two."""
+    """A text with readable times: one day as its date, midnight as a date, other times to the minute."""
+    text = _WHOLE_DAYS.sub(_format_one_day, text)
     return _MINUTE.sub(" \\1", _MIDNIGHT.sub("", text)).replace("..", " to ")
+
+
+def _format_one_day(window: re.Match[str]) -> str:
+    start, end = (date.fromisoformat(text) for text in window.groups())
+    return start.isoformat() if end - start == timedelta(days=1) else window[0]
 
 
 def format_words(text: str | None) -> str:
