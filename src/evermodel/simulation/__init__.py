@@ -1,1 +1,1 @@
-"""The simulator: a synthetic marketplace with planted drift, whose truth is known."""
+"""The simulator: a synthetic marketplace with injected drift and known true probabilities."""

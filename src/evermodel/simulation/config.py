@@ -1,9 +1,9 @@
-"""The `simulator` section of a use-case file, as frozen models, and the check that its names are there.
+"""The `simulator` section of a use-case file, as frozen models, and the check of its names.
 
-`users` and `items` are populations with attributes; `contexts` are drawn once a request, `pairs` once for each request
-and item. An attribute named like a field of the prediction source is observed, any other is hidden: it moves behaviour
-and no model sees it. The `behaviour` of an item that is looked at is σ(intercept + Σ terms); `positions.examination`
-says how likely the one at position 1, 2, … is looked at.
+`users` and `items` are populations with attributes; `contexts` are drawn once per request, `pairs` once for each request
+and item. An attribute named like a field of the prediction source is observed; any other is hidden: it changes behaviour
+and no model sees it. The `behaviour` of an examined item is σ(intercept + Σ terms); `positions.examination` is the
+probability that the item at position 1, 2, … is examined.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from evermodel.errors import InputError, nearest
 from evermodel.records import Window
-from evermodel.simulation import drift_injection as planted
+from evermodel.simulation import drift_injection
 from evermodel.simulation.distributions import (
     Attribute,
     Attributes,
@@ -35,7 +35,7 @@ Weight = Annotated[float, Setting(ge=0)]
 
 
 class Population(Section):
-    """Those who come, or what is shown. Member i's key is `id` formatted with i."""
+    """Users, or items. Member i's key is `id` formatted with i."""
 
     key: str
     count: int = Setting(ge=1)
@@ -45,7 +45,7 @@ class Population(Section):
 
 
 class Traffic(Section):
-    """Requests a day, their profile, and how many items each may show and shows."""
+    """Requests per day, their profile, and the numbers of candidate items and of shown items of each."""
 
     per_day: float = Setting(gt=0)
     hours: tuple[Weight, ...] = Setting((1.0,) * 24, min_length=24, max_length=24)
@@ -55,13 +55,13 @@ class Traffic(Section):
 
 
 class Positions(Section):
-    """Position bias: the last share holds for all further positions."""
+    """Position bias; the last share is for all further positions."""
 
     examination: tuple[Share, ...] = Setting((1.0,), min_length=1)
 
 
 class LoggingPolicy(Section):
-    """How requests were ranked before there was a model: Σ terms + Gumbel noise × `noise`; without terms, at random."""
+    """The ranking before the first model: Σ terms + Gumbel noise × `noise`; without terms, at random."""
 
     terms: dict[str, Term] = Setting({})
     noise: float = Setting(1.0, gt=0)
@@ -75,7 +75,7 @@ class CustomerBehaviour(Section):
 
 
 class Outcomes(Section):
-    """The events that follow. Times are minutes: `after` the request it happens, `reported` later it is created."""
+    """The events that follow. Times are minutes: it happens `after` the request, and is created `reported` later."""
 
     source: str
     after: Number
@@ -84,11 +84,11 @@ class Outcomes(Section):
 
 
 class Simulation(Section):
-    """The whole section."""
+    """The `simulator` section."""
 
     seed: int = Setting(ge=0)
-    history: Window = Setting(description="what the logging policy leaves before the first model")
-    live_windows: int = Setting(ge=1, description="monitoring windows that a demo lives after the history")
+    history: Window = Setting(description="the history under the logging policy, before the first model")
+    live_windows: int = Setting(ge=1, description="monitoring windows that a demo simulates after the history")
     users: Population
     items: Population
     contexts: Attributes = Setting({})
@@ -98,16 +98,16 @@ class Simulation(Section):
     logging: LoggingPolicy = LoggingPolicy()
     behaviour: CustomerBehaviour
     outcomes: Outcomes
-    faults: tuple[planted.Fault, ...] = ()
+    faults: tuple[drift_injection.Fault, ...] = ()
 
     @property
     def attributes(self) -> Attributes:
-        """Everything that is drawn before an outcome, in order."""
+        """All attributes that are drawn before an outcome, in order."""
         return {**self.users.attributes, **self.items.attributes, **self.contexts, **self.pairs}
 
 
 def simulation(use_case: UseCase) -> Simulation:
-    """Read and check the use case's section. InputError with path, value and the nearest valid name."""
+    """Reads and checks the use case's section. InputError with path, value and the nearest valid name."""
     if use_case.simulator is None:
         raise InputError(f"{use_case.name}: no simulator section")
     try:
@@ -133,7 +133,7 @@ def _explain(use_case: UseCase, error: dict[str, Any]) -> str:
     path = "".join(
         f"[{step}]" if isinstance(step, int) else f".{step}"
         for place, step in enumerate(steps)
-        # the tag of a union stands behind an attribute's name or a fault's number, and isn't in the file
+        # the tag of a union follows an attribute's name or a fault's number, and isn't in the file
         if not (step in _TAGS and place and steps[place - 1] not in ("attributes", "contexts", "pairs", "terms", "add"))
     )
     value = error.get("input")
@@ -148,7 +148,7 @@ def _need(where: str, name: str, valid: Iterable[str]) -> None:
 
 
 def _check_events(use_case: UseCase, found: Simulation) -> None:
-    """Every field of the two sources is drawn by something, and the keys are named."""
+    """Checks that every field of the two sources is drawn, and that the keys are named."""
     predict = use_case.predict
     if predict.group is None or predict.item is None:
         raise ValueError("users: the use case needs predict.group and predict.item, which the simulator writes")
@@ -173,11 +173,11 @@ def _check_events(use_case: UseCase, found: Simulation) -> None:
         raise ValueError("traffic: shown ≤ candidates ≤ items.count must hold")
 
 
-Known = dict[str, tuple[str, ...] | None]  # a category's values; None of a number
+Known = dict[str, tuple[str, ...] | None]  # a category's values; None for a number
 
 
 def _check_names(use_case: UseCase, found: Simulation) -> None:
-    """A term or attribute builds on what is drawn before it, numbers on numbers and categories on their values."""
+    """Checks that terms and attributes use only attributes drawn before them, of the right kind and values."""
     keys: Known = {found.users.key: (), found.items.key: ()}
     known = dict(keys)
     for where, own, attributes in (
@@ -186,7 +186,7 @@ def _check_names(use_case: UseCase, found: Simulation) -> None:
         ("contexts", None, found.contexts),
         ("pairs", None, found.pairs),
     ):
-        # users and items know nothing of each other
+        # attributes of users can't use those of items, nor the reverse
         inside = dict(known) if own is None else {own: keys[own]}
         for name, attribute in attributes.items():
             if name in known:
@@ -195,7 +195,7 @@ def _check_names(use_case: UseCase, found: Simulation) -> None:
     for where, terms in (("behaviour", found.behaviour.terms), ("logging", found.logging.terms)):
         _check_terms(f"{where}.terms", terms, known)
     for number, fault in enumerate(found.faults):
-        if isinstance(fault, planted.ConceptShift):
+        if isinstance(fault, drift_injection.ConceptShift):
             _check_terms(f"faults[{number}].add", fault.add, known)
     for name, attribute in found.outcomes.attributes.items():
         if name in known:
@@ -204,7 +204,7 @@ def _check_names(use_case: UseCase, found: Simulation) -> None:
 
 
 def _check_attribute(where: str, attribute: Attribute, known: Known) -> tuple[str, ...] | None:
-    """The attribute's values, None of a number."""
+    """The attribute's values; None if it is a number."""
     if isinstance(attribute, Calendar) and not where.startswith("contexts"):
         raise ValueError(f"{where}: only contexts have a time")
     if isinstance(attribute, Distance):
@@ -254,21 +254,24 @@ def _check_faults(use_case: UseCase, found: Simulation) -> None:
     simulated = (use_case.predict.source, found.outcomes.source)
     for number, fault in enumerate(found.faults):
         where = f"faults[{number}]"
-        if isinstance(fault, planted.CovariateShift):
+        if isinstance(fault, drift_injection.CovariateShift):
             _need(f"{where}.column", fault.column, found.attributes)
-            moved = found.attributes[fault.column]
-            if isinstance(moved, Category):
-                _values(f"{where}.weights", fault.weights, moved.labels)
-            elif fault.weights or not isinstance(moved, (Number, Distance)):
+            shifted = found.attributes[fault.column]
+            if isinstance(shifted, Category):
+                _values(f"{where}.weights", fault.weights, shifted.labels)
+            elif fault.weights or not isinstance(shifted, (Number, Distance)):
                 raise ValueError(
                     f"{where}.column = {fault.column!r}: weights shift a category, factor and add a number"
                 )
-        elif isinstance(fault, planted.ConceptShift):
+        elif isinstance(fault, drift_injection.ConceptShift):
             for name in fault.scale:
                 _need(f"{where}.scale", name, found.behaviour.terms)
-        elif isinstance(fault, (planted.NullBurst, planted.Unit, planted.Constant, planted.Duplicate)):
+        elif isinstance(
+            fault,
+            (drift_injection.NullBurst, drift_injection.Unit, drift_injection.Constant, drift_injection.Duplicate),
+        ):
             source = fault.source or use_case.predict.source
             _need(f"{where}.source", source, simulated)
-            if not isinstance(fault, planted.Duplicate):
+            if not isinstance(fault, drift_injection.Duplicate):
                 fields = {field.name for field in use_case.source(source).fields} - keys
                 _need(f"{where}.column", fault.column, fields)

@@ -1,8 +1,8 @@
-"""How a simulated value arises: attributes (of a user, an item, a request, a pair of both) and the terms that add up.
+"""The distributions of simulated values: attributes (of users, items, requests, pairs of both), and terms that add up.
 
-Every draw is a hash of what it is about, not a place in a random stream: the device of request R is the same whichever
-window is asked for, and whether item I is ordered in request R depends on one fixed uniform number, so that two
-rankings of one day are compared on common random numbers.
+Every draw is a hash of its key, not a place in a random stream. So the device of request R is the same in any window,
+and whether item I is ordered in request R depends on one fixed uniform number: two rankings of one day are compared on
+common random numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 from scipy.special import ndtri
 
+from evermodel.columns import Floats, Ints
 from evermodel.use_case import Section, Share
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 DAY = 86_400_000_000
 
@@ -48,7 +47,7 @@ def mix(keys: Keys, salt: Keys | int) -> Keys:
 
 
 def uniform(keys: Keys, stream: str) -> Floats:
-    """float64[n] in (0, 1), one for each key; another `stream` gives independent ones."""
+    """float64[n] in (0, 1), one for each key; another `stream` gives independent numbers."""
     return ((mix(keys, text_key(stream)) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
@@ -67,7 +66,7 @@ class Categories:
     codes: Ints
     labels: tuple[str, ...]
 
-    def take(self, index: NDArray[np.int64]) -> Categories:
+    def take(self, index: Ints) -> Categories:
         return Categories(self.codes[index], self.labels)
 
     def keys(self) -> Keys:
@@ -75,7 +74,7 @@ class Categories:
         return text_keys(self.labels)[self.codes]
 
     def weights(self, weights: Mapping[str, float], default: float = 0.0) -> Floats:
-        """float64[n], each row's text looked up."""
+        """float64[n], the weight of each row's text."""
         return np.array([weights.get(label, default) for label in self.labels])[self.codes]
 
 
@@ -123,7 +122,7 @@ class Slope(Section):
 
 
 class Effect(Section):
-    """A number for each value of a category; 0 for one that isn't listed."""
+    """A number for each value of a category; 0 if it isn't listed."""
 
     kind: Literal["effect"]
     of: str
@@ -148,7 +147,7 @@ class Table(Section):
 
 
 class Taste(Section):
-    """A lasting liking of each value of `by` for each value of `of`, drawn from N(0, scale²)."""
+    """A fixed preference of each value of `by` for each value of `of`, drawn from N(0, scale²)."""
 
     kind: Literal["taste"]
     of: str
@@ -164,7 +163,7 @@ Term = Annotated[Linear | Slope | Effect | Table | Taste, Setting(discriminator=
 
 
 def total(terms: Mapping[str, Term], columns: Columns, *, stream: str, scale: Mapping[str, float]) -> Floats | float:
-    """Σ scale × term; a term that `scale` doesn't name counts once."""
+    """Σ scale × term; the scale of a term that `scale` doesn't name is 1."""
     return sum((scale.get(name, 1.0) * term.value(columns, f"{stream}.{name}") for name, term in terms.items()), 0.0)
 
 
@@ -173,7 +172,7 @@ def total(terms: Mapping[str, Term], columns: Columns, *, stream: str, scale: Ma
 
 @dataclass(frozen=True)
 class Shift:
-    """What moves a column's distribution: a category's weights are multiplied, a number becomes factor × it + add."""
+    """A shift of a column's distribution: a category's weights are multiplied, a number x becomes factor × x + add."""
 
     weights: dict[str, float]
     factor: float
@@ -182,7 +181,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Draw:
-    """What an attribute is drawn from: the keys of its rows, the stream's name, times, and the shifts that hold."""
+    """The inputs of an attribute's draw: the keys of its rows, the stream's name, times, and the active shifts."""
 
     keys: Keys
     stream: str
@@ -197,7 +196,7 @@ class _Attribute(Section):
 class _Numeric(_Attribute):
     min: float | None = None
     max: float | None = None
-    digits: int | None = Setting(None, ge=0, description="decimal digits that it is rounded to")
+    digits: int | None = Setting(None, ge=0, description="decimal digits to round to")
 
     def bounded(self, values: Floats, shifts: Sequence[Shift]) -> Floats:
         for shift in shifts:
@@ -247,15 +246,7 @@ class Number(_Numeric):
         noise = normal(draw.keys, draw.stream) if symmetric else 2 * uniform(draw.keys, draw.stream) - 1
         return self.bounded(self._linked(columns, draw.stream, self.scale * noise), draw.shifts)
 
-    def mean(self, columns: Columns, stream: str) -> Floats | float:
-        """The expected value before bounds and rounding: of exp(N(m, s²)) it is exp(m + s²/2)."""
-        if self.link == "identity" or self.scale == 0:
-            return self._linked(columns, stream, 0.0)
-        if self.noise == "normal":
-            return self._linked(columns, stream, self.scale**2 / 2)
-        return self._linked(columns, stream, float(np.log(np.sinh(self.scale) / self.scale)))
-
-    def _linked(self, columns: Columns, stream: str, noise: Floats | float) -> Floats:
+    def _linked(self, columns: Columns, stream: str, noise: Floats) -> Floats:
         value = np.asarray(self.location + total(self.terms, columns, stream=stream, scale={}) + noise)
         return np.exp(value) if self.link == "exp" else value
 
@@ -284,7 +275,7 @@ class Calendar(_Attribute):
 
 
 class BinnedAttribute(_Attribute):
-    """A name for each range of a number: `edges` are inner ones, a value on an edge belongs to the upper range."""
+    """A name for each range of a number: `edges` are inner edges; a value on an edge belongs to the upper range."""
 
     kind: Literal["bins"]
     of: str
@@ -316,7 +307,7 @@ def draw_all(
     seed: int,
     shifts: Mapping[str, Sequence[Shift]],
 ) -> Columns:
-    """`columns` and every attribute, in the file's order, so that one may build on those before it."""
+    """`columns` and every attribute, in the file's order, so that an attribute may use those before it."""
     columns = dict(columns)
     for name, attribute in attributes.items():
         columns[name] = attribute.draw(columns, Draw(keys, f"{seed}.{name}", times, shifts.get(name, ())))

@@ -1,8 +1,8 @@
-"""What a simulated history is planted with, and when: shifts of the world, and columns that break on the way.
+"""Drift and faults injected into a simulated history: shifts of distributions, and broken columns.
 
-A shift (covariate, label, concept) changes what happens. A broken column changes what is recorded, not what happens: a
-user whose distance arrives in metres still orders by the kilometres. A fault holds for the rows whose own event time
-is in [start, end); without an end it stays.
+A shift (covariate, label, concept) changes behaviour. A broken column changes the record alone: a user whose distance
+arrives in metres still orders by kilometres. A fault is active for the rows whose event time is in [start, end); without
+an end it stays active.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pydantic import Field as Setting
 from pydantic import model_validator
 
 from evermodel.clock import micros
+from evermodel.columns import Flags, Ints, to_scalar
 from evermodel.records import Time
-from evermodel.simulation.distributions import Ints, Keys, Shift, Term, uniform
+from evermodel.simulation.distributions import Keys, Shift, Term, uniform
 from evermodel.use_case import Duration, Section
 
-Mask = NDArray[np.bool_]
 Portion = Annotated[float, Setting(gt=0, le=1)]
 
 
 class _Fault(Section):
     start: Time
-    end: Time | None = Setting(None, description="absent: it stays")
+    end: Time | None = Setting(None, description="if absent, it stays active")
     description: str = ""
 
     @model_validator(mode="after")
@@ -37,14 +36,14 @@ class _Fault(Section):
             raise ValueError(f"end {self.end.isoformat()} is not after start {self.start.isoformat()}")
         return self
 
-    def holds(self, times: Ints) -> Mask:
+    def is_active(self, times: Ints) -> Flags:
         """bool[n] for times in microseconds."""
         after = times >= micros(self.start)
         return after if self.end is None else after & (times < micros(self.end))
 
 
 class CovariateShift(_Fault):
-    """Inputs move: a category's weights are multiplied (of users and items: how often they come), a number scaled."""
+    """Inputs shift: a category's weights are multiplied (for users and items: their share of requests), a number scaled."""
 
     kind: Literal["covariate_shift"]
     column: str
@@ -58,14 +57,14 @@ class CovariateShift(_Fault):
 
 
 class LabelShift(_Fault):
-    """The base rate moves: every outcome's probability × factor, at most 1."""
+    """The base rate shifts: every outcome's probability × factor, at most 1."""
 
     kind: Literal["label_shift"]
     factor: float = Setting(gt=0)
 
 
 class ConceptShift(_Fault):
-    """Behaviour changes at equal inputs: terms of the behaviour count `scale` times (−1 turns one over), new ones join."""
+    """Behaviour changes at equal inputs: terms are multiplied by `scale` (−1 reverses one), and new terms are added."""
 
     kind: Literal["concept_shift"]
     scale: dict[str, float] = Setting({})
@@ -78,7 +77,7 @@ class NullBurst(_Fault):
     kind: Literal["null_burst"]
     column: str
     share: Portion = 1.0
-    source: str | None = Setting(None, description="absent: the prediction source")
+    source: str | None = Setting(None, description="if absent: the prediction source")
 
 
 class Unit(_Fault):
@@ -87,16 +86,16 @@ class Unit(_Fault):
     kind: Literal["unit"]
     column: str
     factor: float
-    source: str | None = Setting(None, description="absent: the prediction source")
+    source: str | None = Setting(None, description="if absent: the prediction source")
 
 
 class Constant(_Fault):
-    """A column stands still."""
+    """A column has one value."""
 
     kind: Literal["constant"]
     column: str
     value: float | int | str
-    source: str | None = Setting(None, description="absent: the prediction source")
+    source: str | None = Setting(None, description="if absent: the prediction source")
 
 
 class Duplicate(_Fault):
@@ -104,11 +103,11 @@ class Duplicate(_Fault):
 
     kind: Literal["duplicate"]
     share: Portion
-    source: str | None = Setting(None, description="absent: the prediction source")
+    source: str | None = Setting(None, description="if absent: the prediction source")
 
 
 class LateLabels(_Fault):
-    """A share of the outcomes is reported this much later; they happen when they happen."""
+    """A share of the outcomes is reported this much later; their event times don't change."""
 
     kind: Literal["late_labels"]
     delay: Duration
@@ -123,22 +122,22 @@ Fault = Annotated[
 ]
 
 
-def spells(faults: Sequence[Fault], times: Ints) -> Iterator[tuple[Ints, list[Fault]]]:
-    """The rows (as indices) during which the same faults hold, with those faults. Every row is in one spell."""
+def by_active_faults(faults: Sequence[Fault], times: Ints) -> Iterator[tuple[Ints, list[Fault]]]:
+    """The rows (as indices) with the same active faults, and those faults. Every row is in one group."""
     if not len(times):
         return
     if not faults:
         yield np.arange(len(times), dtype=np.int64), []
         return
-    holding = np.array([fault.holds(times) for fault in faults], dtype=bool).reshape(len(faults), len(times))
-    patterns, place = np.unique(holding, axis=1, return_inverse=True)
+    are_active = np.array([fault.is_active(times) for fault in faults], dtype=bool).reshape(len(faults), len(times))
+    patterns, place = np.unique(are_active, axis=1, return_inverse=True)
     for number, pattern in enumerate(patterns.T):
         index = np.flatnonzero(place.reshape(-1) == number).astype(np.int64)
-        yield index, [fault for fault, held in zip(faults, pattern, strict=True) if held]
+        yield index, [fault for fault, active in zip(faults, pattern, strict=True) if active]
 
 
 def shifts(active: Sequence[Fault]) -> dict[str, list[Shift]]:
-    """Column → the covariate shifts that hold."""
+    """Column → the active covariate shifts."""
     found: dict[str, list[Shift]] = {}
     for fault in active:
         if isinstance(fault, CovariateShift):
@@ -146,12 +145,12 @@ def shifts(active: Sequence[Fault]) -> dict[str, list[Shift]]:
     return found
 
 
-def _hit(fault: Fault, times: Ints, keys: Keys, share: float, stream: str) -> Mask:
-    return np.asarray(fault.holds(times) & (uniform(keys, stream) < share))
+def _hit(fault: Fault, times: Ints, keys: Keys, share: float, stream: str) -> Flags:
+    return np.asarray(fault.is_active(times) & (uniform(keys, stream) < share))
 
 
 def break_columns(table: pa.Table, faults: Sequence[BrokenColumn], *, times: Ints, keys: Keys) -> pa.Table:
-    """The table as it arrives. `keys` decide which rows of a share are hit."""
+    """The table with the broken columns. `keys` decide which rows of a share are hit."""
     for number, fault in enumerate(faults):
         share = fault.share if isinstance(fault, NullBurst) else 1.0
         hit = _hit(fault, times, keys, share, f"{fault.kind}.{fault.column}.{number}")
@@ -165,20 +164,20 @@ def _broken(fault: BrokenColumn, column: pa.ChunkedArray) -> pa.ChunkedArray | p
     if isinstance(fault, NullBurst):
         return pa.scalar(None, column.type)
     if isinstance(fault, Constant):
-        return pa.scalar(fault.value).cast(column.type)
+        return to_scalar(fault.value, column.type, fault.column)
     return pc.multiply(column.cast(pa.float64()), fault.factor).cast(column.type, safe=False)
 
 
-def duplicated(table: pa.Table, faults: Sequence[Duplicate], *, times: Ints, keys: Keys) -> pa.Table:
-    """The table with each row that is hit directly followed by its copy."""
+def duplicate_rows(table: pa.Table, faults: Sequence[Duplicate], *, times: Ints, keys: Keys) -> pa.Table:
+    """The table with a copy directly after each row that is hit."""
     copies = np.ones(table.num_rows, dtype=np.int64)
     for number, fault in enumerate(faults):
         copies += _hit(fault, times, keys, fault.share, f"{fault.kind}.{number}")
     return table if (copies == 1).all() else table.take(pa.array(np.repeat(np.arange(table.num_rows), copies)))
 
 
-def delayed(created: Ints, faults: Sequence[LateLabels], *, times: Ints, keys: Keys) -> Ints:
-    """Creation times, int64 microseconds, with the delay of those that are hit."""
+def delay_labels(created: Ints, faults: Sequence[LateLabels], *, times: Ints, keys: Keys) -> Ints:
+    """Creation times, int64 microseconds, with a delay for the rows that are hit."""
     for number, fault in enumerate(faults):
         created = created + fault.delay * _hit(fault, times, keys, fault.share, f"{fault.kind}.{number}")
     return created

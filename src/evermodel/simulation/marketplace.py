@@ -1,7 +1,7 @@
-"""The simulated marketplace in arrays: who comes when, what is true of each row, what follows. `simulator` makes tables.
+"""The simulated marketplace in arrays: requests, true probabilities, outcomes. `simulator` turns them into tables.
 
-The truth of a row follows from its request, user, item and event time alone, so a row that was broken, stored and read
-back still has the outcome that it would have had.
+The true probability of a row depends on its request, user, item and event time alone, so a row that was broken, stored
+and read back has the same outcome.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from evermodel.clock import from_micros
+from evermodel.columns import Flags, Floats, Ints
 from evermodel.errors import InputError
 from evermodel.records import Window
-from evermodel.simulation import drift_injection as planted
+from evermodel.simulation import drift_injection
 from evermodel.simulation.config import Simulation
 from evermodel.simulation.distributions import (
     DAY,
     Categories,
     Columns,
     Draw,
-    Floats,
-    Ints,
     Keys,
     categories,
     draw_all,
@@ -61,7 +59,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Truth:
-    """Every drawn column as it is, and float64[n], the probability of the outcome of an examined item."""
+    """Every drawn column, without faults, and float64[n], the probability of the outcome of an examined item."""
 
     columns: Columns
     probability: Floats
@@ -69,7 +67,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class MarketplaceEvents:
-    """What follows some rows: `after` and `created` are int64 microseconds, `columns` hold the outcome's attributes."""
+    """The outcomes of rows: `times` and `created` are int64 microseconds, `columns` hold the outcomes' attributes."""
 
     rows: Rows
     columns: Columns
@@ -77,18 +75,18 @@ class MarketplaceEvents:
     created: Ints
 
 
-class Market:
-    """The populations and the laws of one `simulator` section; `group` names the requests' column."""
+class Marketplace:
+    """The populations and distributions of one `simulator` section; `group` names the requests' column."""
 
     def __init__(self, settings: Simulation, *, group: str) -> None:
         self.settings, self.group = settings, group
         self.users = self._population("users")
         self.items = self._population("items")
 
-    # who comes ------------------------------------------------------------------------------------------------------
+    # requests -------------------------------------------------------------------------------------------------------
 
     def arrivals(self, window: Window, seed: int) -> tuple[tuple[str, ...], Ints]:
-        """Ids and times (whole milliseconds, in microseconds) of the window's requests, drawn a day at a time."""
+        """Ids and times (whole milliseconds, in microseconds) of the window's requests, drawn day by day."""
         traffic, (start, end) = self.settings.traffic, window.span
         hours = np.array(traffic.hours) / sum(traffic.hours)
         ids: list[str] = []
@@ -111,16 +109,16 @@ class Market:
         keys = text_keys(ids)
         users = np.empty(len(ids), dtype=np.int64)
         items = np.empty((len(ids), self.settings.traffic.candidates), dtype=np.int64)
-        for index, active in planted.spells(self.settings.faults, times):
+        for index, active in drift_injection.by_active_faults(self.settings.faults, times):
             weights = np.cumsum(self._weights("users", active))
             draws = uniform(keys[index], f"{self.settings.seed}.user") * weights[-1]
             users[index] = np.searchsorted(weights[:-1], draws, side="right")
-            items[index] = self._drawn_items(keys[index], self._weights("items", active))
+            items[index] = self._draw_items(keys[index], self._weights("items", active))
         width = items.shape[1]
         requests = Categories(np.repeat(np.arange(len(ids)), width), ids)
         return Rows(requests, np.repeat(users, width), items.reshape(-1), np.repeat(times, width))
 
-    def _drawn_items(self, keys: Keys, weights: Floats) -> Ints:
+    def _draw_items(self, keys: Keys, weights: Floats) -> Ints:
         """int64[n, candidates]: without replacement by weight (Gumbel top-k, Efraimidis and Spirakis 2006)."""
         pair = mix(np.repeat(keys, len(weights)), np.tile(self._item_keys, len(keys)))
         with np.errstate(divide="ignore"):  # a shift may give a member the weight 0
@@ -128,12 +126,12 @@ class Market:
         count = self.settings.traffic.candidates
         return np.sort(np.argpartition(-draws, count - 1, axis=1)[:, :count], axis=1).astype(np.int64)
 
-    def _weights(self, name: str, active: Sequence[planted.Fault]) -> Floats:
-        """How often each member comes, with the covariate shifts that hold."""
+    def _weights(self, name: str, active: Sequence[drift_injection.Fault]) -> Floats:
+        """The weight of each member among requests, with the active covariate shifts."""
         population = self.settings.users if name == "users" else self.settings.items
         members = self.users if name == "users" else self.items
         weights = np.arange(1, population.count + 1, dtype=np.float64) ** -population.skew
-        for column, shifts in planted.shifts(active).items():
+        for column, shifts in drift_injection.shifts(active).items():
             for shift in shifts:
                 if column in members and shift.weights:
                     weights = weights * categories(members, column).weights(shift.weights, default=1.0)
@@ -149,18 +147,18 @@ class Market:
         start: Columns = {population.key: keys}
         return draw_all(population.attributes, start, keys=keys.keys(), times=times, seed=self.settings.seed, shifts={})
 
-    # what is true ---------------------------------------------------------------------------------------------------
+    # probabilities --------------------------------------------------------------------------------------------------
 
     def pair_keys(self, rows: Rows) -> Keys:
-        """uint64[n]: one for each request and item, wherever it is shown."""
+        """uint64[n]: one for each request and item, at any position."""
         return mix(rows.request_keys, self._item_keys[rows.items])
 
     def truth(self, rows: Rows) -> Truth:
-        """Spell by spell: within one, the same faults hold for all rows."""
+        """The true columns and probabilities, computed for each set of active faults."""
         parts: list[Columns] = []
         indices: list[Ints] = []
         probability = np.zeros(len(rows))
-        for index, active in planted.spells(self.settings.faults, rows.times):
+        for index, active in drift_injection.by_active_faults(self.settings.faults, rows.times):
             columns = self._draw(rows.take(index), active)
             probability[index] = self._behaviour(columns, active)
             parts.append(columns)
@@ -197,13 +195,13 @@ class Market:
             for name, number in (("after", outcomes.after), ("reported", outcomes.reported))
         )
         times = rows.times + after
-        late = [fault for fault in self.settings.faults if isinstance(fault, planted.LateLabels)]
-        created = planted.delayed(times + reported, late, times=times, keys=pairs)
+        late = [fault for fault in self.settings.faults if isinstance(fault, drift_injection.LateLabels)]
+        created = drift_injection.delay_labels(times + reported, late, times=times, keys=pairs)
         order = np.lexsort((pairs, times))
         return MarketplaceEvents(rows.take(order), take_columns(columns, order), times[order], created[order])
 
-    def unobserved(self, name: str, rows: Rows) -> NDArray[np.bool_] | None:
-        """bool[n], what of an attribute isn't seen: of a user or item always or never, of a context once a request."""
+    def unobserved(self, name: str, rows: Rows) -> Flags | None:
+        """bool[n]: the attribute isn't observed; the same in all rows of a user or item, or of a request for a context."""
         settings = self.settings
         user_keys = categories(self.users, settings.users.key).keys()
         for attributes, keys in (
@@ -220,9 +218,9 @@ class Market:
     def _item_keys(self) -> Keys:
         return categories(self.items, self.settings.items.key).keys()
 
-    def _draw(self, rows: Rows, active: Sequence[planted.Fault]) -> Columns:
-        """Every column of the rows, with the covariate shifts that hold."""
-        settings, shifts = self.settings, planted.shifts(active)
+    def _draw(self, rows: Rows, active: Sequence[drift_injection.Fault]) -> Columns:
+        """Every column of the rows, with the active covariate shifts."""
+        settings, shifts = self.settings, drift_injection.shifts(active)
         columns: Columns = {self.group: rows.requests}
         columns |= take_columns(self.users, rows.users) | take_columns(self.items, rows.items)
         for name, attribute in {**settings.users.attributes, **settings.items.attributes}.items():
@@ -232,17 +230,17 @@ class Market:
             columns = draw_all(attributes, columns, keys=keys, times=rows.times, seed=settings.seed, shifts=shifts)
         return columns
 
-    def _behaviour(self, columns: Columns, active: Sequence[planted.Fault]) -> Floats:
-        """float64[n]: σ(utility) under the concept that holds, × the base rate's factor."""
+    def _behaviour(self, columns: Columns, active: Sequence[drift_injection.Fault]) -> Floats:
+        """float64[n]: σ(utility) with the active concept shifts, × the factor of the base rate."""
         behaviour, stream = self.settings.behaviour, f"{self.settings.seed}.behaviour"
-        concepts = [fault for fault in active if isinstance(fault, planted.ConceptShift)]
+        concepts = [fault for fault in active if isinstance(fault, drift_injection.ConceptShift)]
         scale = dict.fromkeys(behaviour.terms, 1.0)
         for concept in concepts:
             scale.update({name: scale[name] * factor for name, factor in concept.scale.items()})
         utility = behaviour.intercept + total(behaviour.terms, columns, stream=stream, scale=scale)
         for concept in concepts:
             utility = utility + total(concept.add, columns, stream=stream, scale={})
-        factors = [fault.factor for fault in active if isinstance(fault, planted.LabelShift)]
+        factors = [fault.factor for fault in active if isinstance(fault, drift_injection.LabelShift)]
         chance = np.minimum(expit(utility) * np.prod(factors), 1.0)
         return np.broadcast_to(chance, (len(categories(columns, self.group).codes),))
 

@@ -42,7 +42,7 @@ def simulator(changes: dict[str, Any] | None = None, *, faults: Any = ()) -> Sim
 
 
 def fault(kind: str, first: int, last: int | None = None, **settings: Any) -> dict[str, Any]:
-    """A fault from the start of day `first` to the end of day `last`; without one it stays."""
+    """A fault from the start of day `first` to the end of day `last`; without `last` it stays active."""
     window = days(first, last)
     return {"kind": kind, "start": window.start, "end": None if last is None else window.end, **settings}
 

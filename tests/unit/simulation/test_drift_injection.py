@@ -1,4 +1,4 @@
-"""Each planted fault does what it says, where and when it says, and nothing else."""
+"""Each injected fault has its effect, at its place and time, and no other effect."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.unit.simulation.marketplaces import RESTAURANTS, column, days, fault,
 PLAIN = simulator()
 
 
-def planted(kind: str, **settings: Any) -> Simulator:
+def with_fault(kind: str, **settings: Any) -> Simulator:
     """The marketplace with one fault, on day 1."""
     return simulator(faults=[fault(kind, 1, 1, **settings)])
 
@@ -39,9 +39,9 @@ FAULTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", FAULTS, ids=lambda settings: "_".join(map(str, list(settings.values())[:2])))
-def test_outside_its_time_a_fault_does_nothing(settings: dict[str, Any]) -> None:
+def test_outside_its_time_a_fault_has_no_effect(settings: dict[str, Any]) -> None:
     settings = dict(settings)
-    simulated = planted(settings.pop("kind"), **settings)
+    simulated = with_fault(settings.pop("kind"), **settings)
     for day in (0, 2):
         impressions = PLAIN.history(days(day))["impressions"]
         assert simulated.history(days(day))["impressions"].equals(impressions)
@@ -51,15 +51,15 @@ def test_outside_its_time_a_fault_does_nothing(settings: dict[str, Any]) -> None
     assert any(not during[source].equals(table) for source, table in PLAIN.history(days(1)).items())
 
 
-def test_without_an_end_a_fault_stays() -> None:
+def test_without_an_end_a_fault_stays_active() -> None:
     simulated = simulator(faults=[fault("constant", 1, column="device", value="web")])
     for day, kinds in ((0, 3), (1, 1), (30, 1)):
         assert len(simulated.requests(days(day))["device"].unique()) == kinds
 
 
-def test_a_covariate_shift_of_users_or_items_changes_who_comes_and_no_ones_behaviour() -> None:
+def test_a_covariate_shift_of_users_or_items_changes_requests_and_not_behaviour() -> None:
     for name, weights in (("zone", {"harbour": 6.0}), ("cuisine", {"sushi": 0.0, "thai": 3.0})):
-        simulated = planted("covariate_shift", column=name, weights=weights)
+        simulated = with_fault("covariate_shift", column=name, weights=weights)
         before, after = (_shares(each.requests(days(1)), name) for each in (PLAIN, simulated))
         odds = {value: share * weights.get(value, 1) for value, share in before.items()}
         scale = sum(odds.values()) if name == "zone" else 1.0
@@ -74,7 +74,7 @@ def test_a_covariate_shift_of_users_or_items_changes_who_comes_and_no_ones_behav
 
 
 def test_a_covariate_shift_of_a_context_changes_that_column_alone() -> None:
-    simulated = planted("covariate_shift", column="device", weights={"web": 12.0})
+    simulated = with_fault("covariate_shift", column="device", weights={"web": 12.0})
     before, after = PLAIN.requests(days(1)), simulated.requests(days(1))
     assert _changed(before, after) == {"device"}
     odds = {device: share * (12 if device == "web" else 1) for device, share in _shares(before, "device").items()}
@@ -84,29 +84,29 @@ def test_a_covariate_shift_of_a_context_changes_that_column_alone() -> None:
     assert np.array_equal(simulated.expected(after)[same], PLAIN.expected(after)[same])
 
 
-def test_a_covariate_shift_of_a_number_moves_it_and_what_hangs_on_it() -> None:
-    simulated = planted("covariate_shift", column="distance_km", factor=2.0, add=1.0)
+def test_a_covariate_shift_of_a_number_shifts_it_and_numbers_that_use_it() -> None:
+    simulated = with_fault("covariate_shift", column="distance_km", factor=2.0, add=1.0)
     before, after = PLAIN.requests(days(1)), simulated.requests(days(1))
     assert _changed(before, after) == {"distance_km", "delivery_minutes"}
     inside = column(before, "distance_km") > 0.1  # its lower bound
-    moved = column(after, "distance_km")[inside]
-    assert moved == pytest.approx(2 * column(before, "distance_km")[inside] + 1, abs=0.02)
-    assert (simulated.expected(after) < PLAIN.expected(after)).all()  # whoever is further away orders less
+    shifted = column(after, "distance_km")[inside]
+    assert shifted == pytest.approx(2 * column(before, "distance_km")[inside] + 1, abs=0.02)
+    assert (simulated.expected(after) < PLAIN.expected(after)).all()  # users further away order less
 
 
 def test_a_label_shift_multiplies_the_base_rate() -> None:
-    simulated = planted("label_shift", factor=0.5)
+    simulated = with_fault("label_shift", factor=0.5)
     impressions = PLAIN.history(days(1))["impressions"]
     assert simulated.requests(days(1)).equals(PLAIN.requests(days(1)))
     assert simulated.expected(impressions) == pytest.approx(0.5 * PLAIN.expected(impressions))
     fewer, all_of_them = simulated.outcomes(impressions), PLAIN.outcomes(impressions)
     assert fewer.num_rows == pytest.approx(0.5 * all_of_them.num_rows, rel=0.25)
     assert set(map(str, fewer.to_pylist())) < set(map(str, all_of_them.to_pylist()))
-    assert planted("label_shift", factor=50).expected(impressions).max() == 1.0
+    assert with_fault("label_shift", factor=50).expected(impressions).max() == 1.0
 
 
 def test_a_concept_shift_changes_what_is_ordered_at_equal_inputs() -> None:
-    simulated = planted("concept_shift", scale={"segment_taste": -1})
+    simulated = with_fault("concept_shift", scale={"segment_taste": -1})
     assert simulated.requests(days(1)).equals(PLAIN.requests(days(1)))
     requests = PLAIN.requests(days(1))
     students = requests.filter((pc.field("segment") == "student") & (pc.field("cuisine") == "burger"))
@@ -114,7 +114,7 @@ def test_a_concept_shift_changes_what_is_ordered_at_equal_inputs() -> None:
     assert (simulated.expected(students) < PLAIN.expected(students)).all()
     assert simulated.expected(workers) == pytest.approx(PLAIN.expected(workers))
     sushi = {"kind": "effect", "of": "cuisine", "weights": {"sushi": -2}}
-    scare = planted("concept_shift", add={"sushi_scare": sushi})
+    scare = with_fault("concept_shift", add={"sushi_scare": sushi})
     fish = column(requests, "cuisine") == "sushi"
     assert (scare.expected(requests)[fish] < PLAIN.expected(requests)[fish]).all()
     assert np.array_equal(scare.expected(requests)[~fish], PLAIN.expected(requests)[~fish])
@@ -129,9 +129,9 @@ def test_a_concept_shift_changes_what_is_ordered_at_equal_inputs() -> None:
         ({"kind": "constant", "column": "cuisine", "value": "pizza"}, "cuisine"),
     ],
 )
-def test_a_broken_column_breaks_what_is_recorded_and_not_what_happens(settings: dict[str, Any], name: str) -> None:
+def test_a_broken_column_changes_the_record_and_not_the_outcomes(settings: dict[str, Any], name: str) -> None:
     settings = dict(settings)
-    simulated = planted(settings.pop("kind"), **settings)
+    simulated = with_fault(settings.pop("kind"), **settings)
     before, after = PLAIN.requests(days(1)), simulated.requests(days(1))
     assert _changed(before, after) == {name} and after.schema == before.schema
     if "share" in settings:
@@ -145,8 +145,8 @@ def test_a_broken_column_breaks_what_is_recorded_and_not_what_happens(settings: 
     assert simulated.outcomes(simulated.shown(after, None)).equals(PLAIN.outcomes(PLAIN.shown(before, None)))
 
 
-def test_duplicates_are_whole_copies_and_bring_no_second_order() -> None:
-    simulated = planted("duplicate", share=0.2)
+def test_duplicates_are_whole_copies_without_a_second_order() -> None:
+    simulated = with_fault("duplicate", share=0.2)
     once, twice = (each.shown(each.requests(days(1)), None) for each in (PLAIN, simulated))
     assert twice.num_rows == pytest.approx(1.2 * once.num_rows, rel=0.04)
     rows = twice.to_pylist()
@@ -159,14 +159,14 @@ def test_duplicates_are_whole_copies_and_bring_no_second_order() -> None:
     assert doubled.num_rows == 2 * doubled.group_by(["request_id", "restaurant_id"]).aggregate([]).num_rows > 0
 
 
-def test_late_labels_are_created_later_and_happen_when_they_happen() -> None:
+def test_late_labels_are_created_later_at_the_same_event_times() -> None:
     impressions = PLAIN.shown(PLAIN.requests(days(1)), None)
     in_time = PLAIN.outcomes(impressions)
     late = simulator(faults=[fault("late_labels", 1, 2, delay="6h", share=0.5)]).outcomes(impressions)
     assert _changed(in_time, late) == {"created_time"}
-    moved = column(late, "created_time") - column(in_time, "created_time")
-    assert set(moved.astype("int64")) == {0, 6 * 3_600_000_000}
-    assert (moved.astype("int64") > 0).mean() == pytest.approx(0.5, abs=0.12)
+    shifted = column(late, "created_time") - column(in_time, "created_time")
+    assert set(shifted.astype("int64")) == {0, 6 * 3_600_000_000}
+    assert (shifted.astype("int64") > 0).mean() == pytest.approx(0.5, abs=0.12)
 
 
 def test_a_column_of_the_outcomes_breaks_too() -> None:
@@ -198,10 +198,10 @@ def test_a_column_of_the_outcomes_breaks_too() -> None:
         ({"kind": "drift", "factor": 1}, r"faults\[0\]"),
     ],
 )
-def test_a_wrong_fault_is_an_error_that_says_where(settings: dict[str, Any], message: str) -> None:
+def test_a_wrong_fault_is_an_error_with_its_place(settings: dict[str, Any], message: str) -> None:
     settings = dict(settings)
     with pytest.raises(InputError, match=message):
-        planted(settings.pop("kind"), **settings)
+        with_fault(settings.pop("kind"), **settings)
 
 
 def test_a_fault_ends_after_it_starts() -> None:
@@ -209,18 +209,18 @@ def test_a_fault_ends_after_it_starts() -> None:
         simulator(faults=[{"kind": "duplicate", "share": 0.1, "start": days(2).start, "end": days(1).start}])
 
 
-def test_the_shipped_schedule_hurts_the_first_model_and_a_refit_recovers() -> None:
-    """The first champion's NDCG holds on the quiet day, drops by more than .05 with the shift, and can be won back."""
+def test_the_shipped_faults_hurt_the_first_model_and_a_refit_recovers() -> None:
+    """The first champion's NDCG holds on the quiet day, drops by more than .05 with the shift, and a refit recovers it."""
     shipped = Simulator(RESTAURANTS)
     history = shipped.history(shipped.settings.history)["impressions"]
     assert history.num_rows <= 30_000
-    # live days are 14, 15, …: the tastes turn over at the start of 15
-    quiet, shifted, later = (shipped.shown(shipped.requests(days(day)), None) for day in (14, 15, 16))
-    champion, refit = _fit(shipped, history), _fit(shipped, shifted)
+    # live days are 14, 15, …: the tastes are reversed from the start of day 15
+    quiet, drifted, later = (shipped.shown(shipped.requests(days(day)), None) for day in (14, 15, 16))
+    champion, refit = _fit(shipped, history), _fit(shipped, drifted)
     best = _ndcg(shipped, shipped.expected(quiet), quiet)
     on_quiet = _ndcg(shipped, _score(champion, quiet), quiet)
     assert best - 0.05 < on_quiet
-    assert _ndcg(shipped, _score(champion, shifted), shifted) < on_quiet - 0.15
+    assert _ndcg(shipped, _score(champion, drifted), drifted) < on_quiet - 0.15
     assert _ndcg(shipped, _score(refit, later), later) > _ndcg(shipped, _score(champion, later), later) + 0.15
 
 
@@ -244,7 +244,7 @@ def _inputs(table: pa.Table) -> Any:
 
 
 def _fit(simulated: Simulator, impressions: pa.Table) -> Pipeline:
-    """A plain logistic regression on a few columns: learnability must not hang on a clever model."""
+    """A plain logistic regression on a few columns, because learning must not need a clever model."""
     columns = make_column_transformer((StandardScaler(), NUMBERS), (OneHotEncoder(handle_unknown="ignore"), TEXTS))
     taken = ordered(impressions, simulated.outcomes(impressions))
     return make_pipeline(columns, LogisticRegression(max_iter=300)).fit(_inputs(impressions), taken)

@@ -1,3 +1,5 @@
+"""The simulated marketplace: reproducible rows, and outcomes with the stated probabilities."""
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,27 +18,27 @@ BUSY = {"traffic.per_day": 1500}
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
-    one, two = simulator(), simulator()
-    assert one.requests(days(0)).equals(two.requests(days(0)))
-    assert one.history(days(0)) == two.history(days(0))
-    other = one.requests(days(0), seed=8)
-    assert set(other["request_id"].to_pylist()).isdisjoint(one.requests(days(0))["request_id"].to_pylist())
+    first, second = simulator(), simulator()
+    assert first.requests(days(0)).equals(second.requests(days(0)))
+    assert first.history(days(0)) == second.history(days(0))
+    other = first.requests(days(0), seed=8)
+    assert set(other["request_id"].to_pylist()).isdisjoint(first.requests(days(0))["request_id"].to_pylist())
     assert other.equals(simulator().requests(days(0), seed=8))
-    assert not simulator({"seed": 8}).requests(days(0)).equals(one.requests(days(0)))
+    assert not simulator({"seed": 8}).requests(days(0)).equals(first.requests(days(0)))
 
 
 def test_adjacent_windows_hold_the_rows_of_their_union() -> None:
     noon = MONDAY.replace(hour=12)
     parts = [Window(start=MONDAY, end=noon), Window(start=noon, end=days(0).end), days(1)]
-    whole, cut = simulator().history(days(0, 1)), [simulator().history(part) for part in parts]
+    whole, divided = simulator().history(days(0, 1)), [simulator().history(part) for part in parts]
     for source, table in whole.items():
-        assert pa.concat_tables([part[source] for part in cut]).equals(table.combine_chunks()), source
+        assert pa.concat_tables([part[source] for part in divided]).equals(table.combine_chunks()), source
         times = column(table, "event_time")
         assert (times[1:] >= times[:-1]).all()
         assert micros(MONDAY) <= times[0].astype("int64") and times[-1].astype("int64") < micros(days(1).end)
 
 
-def test_every_row_is_as_the_schema_says_and_every_order_within_the_labels_delay() -> None:
+def test_rows_meet_the_schema_and_orders_are_within_the_labels_delay() -> None:
     history = simulator().history(days(0, 2))
     for name, raw in history.items():
         source = RESTAURANTS.source(name)
@@ -52,7 +54,7 @@ def test_every_row_is_as_the_schema_says_and_every_order_within_the_labels_delay
     assert (column(orders, "created_time") > column(orders, "event_time")).all()
 
 
-def test_natural_gaps_are_an_items_own() -> None:
+def test_a_missing_rating_is_missing_in_all_rows_of_its_item() -> None:
     impressions = simulator().history(days(0, 2))["impressions"]
     rated = {}
     for item, rating in zip(impressions["restaurant_id"].to_pylist(), impressions["rating"].to_pylist(), strict=True):
@@ -82,7 +84,7 @@ def test_requests_follow_the_profile_of_the_day_and_the_week() -> None:
     assert weekdays[6] == pytest.approx(500, abs=120) and weekdays[:6] == pytest.approx(2000, abs=230)
 
 
-def test_at_random_the_order_rate_falls_with_the_position_as_examination_does() -> None:
+def test_in_random_order_the_order_rate_falls_with_the_position_as_examination_does() -> None:
     steep = [1, 0.5, 0.25]
     simulated = simulator({"traffic.per_day": 4000, "positions.examination": steep})
     impressions = simulated.shown(simulated.requests(days(0)), None)
@@ -123,7 +125,7 @@ def test_ties_and_the_logging_policy_favour_no_item() -> None:
     assert pc.mean(first["distance_km"]).as_py() < 0.5 * pc.mean(candidates["distance_km"]).as_py()
 
 
-def test_the_oracle_is_calibrated_and_far_above_the_position() -> None:
+def test_the_true_probabilities_are_calibrated_and_rank_far_better_than_the_position() -> None:
     simulated = simulator(BUSY)
     impressions = simulated.shown(simulated.requests(days(0, 1)), None)
     chance, taken = simulated.expected(impressions), ordered(impressions, simulated.outcomes(impressions))
@@ -133,16 +135,6 @@ def test_the_oracle_is_calibrated_and_far_above_the_position() -> None:
         assert abs(taken[part].sum() - chance[part].sum()) < error
     position = column(impressions, "position")
     assert _auc(chance, taken) > 0.8 > 0.6 > _auc(-position, taken) > 0.5
-
-
-def test_amounts_have_the_mean_that_the_oracle_says() -> None:
-    simulated = simulator(BUSY)
-    impressions = simulated.shown(simulated.requests(days(0, 1)), None)
-    orders = simulated.outcomes(impressions)
-    mean = simulated.expected_value(impressions, "amount")[ordered(impressions, orders)].mean()
-    assert pc.mean(orders["amount"]).as_py() == pytest.approx(mean, rel=0.03)
-    with pytest.raises(DataError, match="no number 'tip'"):
-        simulated.expected_value(impressions, "tip")
 
 
 def test_two_rankings_are_compared_on_common_random_numbers() -> None:
@@ -275,7 +267,7 @@ def test_another_marketplace_is_another_file() -> None:
         ("users.id", "u", "gives the same key twice"),
     ],
 )
-def test_a_wrong_section_is_an_error_that_says_where(path: str, value: object, message: str) -> None:
+def test_a_wrong_section_is_an_error_with_its_place(path: str, value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         simulator({path: value})
 
@@ -292,11 +284,11 @@ def test_a_field_that_nothing_draws_is_an_error() -> None:
         Simulator(RESTAURANTS.model_copy(update={"simulator": None}))
 
 
-def test_rows_of_another_world_are_refused() -> None:
+def test_rows_of_another_marketplace_are_an_error() -> None:
     simulated = simulator()
     rows = simulated.requests(days(0))
     stranger = rows.set_column(rows.column_names.index("user_id"), "user_id", pa.array(["nobody"] * rows.num_rows))
-    with pytest.raises(DataError, match="user_id 'nobody' is not in the simulated world"):
+    with pytest.raises(DataError, match="user_id 'nobody' is not in the simulated marketplace"):
         simulated.expected(stranger)
     with pytest.raises(DataError, match="restaurant_id is absent"):
         simulated.expected(rows.drop_columns("restaurant_id"))
