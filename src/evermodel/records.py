@@ -1,6 +1,6 @@
-"""What travels between stages: frozen, small, to and from canonical JSON. Data travels by reference (`Ref`).
+"""The records that travel between stages: frozen and small, with canonical JSON. Data travels by reference (`Ref`).
 
-Times are timezone-aware UTC here; inside array code they are int64 microseconds since the epoch (`micros`).
+Times are timezone-aware UTC here; array code has int64 microseconds since the epoch (`micros`).
 A `Window` is half-open in event time: start ≤ t < end.
 """
 
@@ -19,7 +19,7 @@ AlertKind = Literal["data_quality", "feature_drift", "prediction_drift", "perfor
 Diagnosis = Literal["broken_data", "covariate_shift", "label_shift", "concept_shift", "unknown"]
 Mode = Literal["stateful", "from_scratch"]
 VerdictWord = Literal["promote", "hold", "reject"]
-#: How a run ends, by the gate's word; `failed` is the fourth.
+#: The state in which a run ends, by the verdict; the fourth state is `failed`.
 RUN_STATES: dict[VerdictWord, Literal["promoted", "held", "rejected"]] = {
     "promote": "promoted",
     "hold": "held",
@@ -37,7 +37,7 @@ Time = Annotated[datetime, AfterValidator(_utc)]
 
 
 class Artifact(BaseModel):
-    """A frozen record with canonical JSON: the same content gives the same bytes, so it can be digested."""
+    """A frozen record with canonical JSON: the same content gives the same bytes and the same digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", populate_by_name=True)
 
@@ -53,7 +53,7 @@ class Artifact(BaseModel):
 
 
 def canonical_json(value: Any) -> str:
-    """Sorted keys, no spaces, UTF-8: one text for one value."""
+    """JSON with sorted keys and no spaces: equal values give equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -83,14 +83,14 @@ class Window(Artifact):
 
 
 class Ref(Artifact):
-    """A thing in storage, with the digest of its content."""
+    """A file in storage, with the digest of its content."""
 
     uri: str
     digest: str
 
 
 class IngestReport(Artifact):
-    """rows_in = applied + duplicate + rejected (late rows are applied, and counted once more as `late`)."""
+    """rows_in = applied + duplicate + rejected. Late rows are applied, and counted in `late` too."""
 
     source: str
     batch_id: str
@@ -105,7 +105,7 @@ class IngestReport(Artifact):
 
 
 class TrainingManifest(Artifact):
-    """Where a model came from: enough to prove which windows it saw, and to train it again."""
+    """The origin of a model: enough to prove which windows it was trained on, and to train it again."""
 
     use_case: str
     objective: str
@@ -118,7 +118,7 @@ class TrainingManifest(Artifact):
     rows: int
     epochs: int
     rows_trained: int  # rows × epochs, rehearsal rows included
-    row_digest: str  # over the sorted row ids that were trained on
+    row_digest: str  # over the sorted ids of the rows trained on
     data_version: str
     training_set: Ref | None = None
     config_digest: str
@@ -131,15 +131,15 @@ class TrainingManifest(Artifact):
     step0_loss: float | None = None
     parent_loss: float | None = None
     final_loss: float
-    cursor: Time  # the next turn's new rows start here
+    cursor: Time  # the next round's new rows start here
     reason: str | None = None  # why from_scratch, if there was a parent
-    not_restored: tuple[str, ...] = ()  # what of the parent's state the kind of model can't restore
+    not_restored: tuple[str, ...] = ()  # parts of the parent's state that the kind of model can't restore
 
 
 class TrainingSet(Artifact):
-    """One turn's rows, by reference: what is trained on, what is rehearsed, what the gate judges on.
+    """The rows of one training round, by reference: fresh rows, rehearsal rows and gate rows.
 
-    The gate's rows are the newest share of the matured rows; the turn after this one starts with them (`cursor`).
+    The gate rows are the newest share of the matured rows. The next round starts with them (`cursor`).
     """
 
     use_case: str
@@ -166,7 +166,7 @@ class BundleRef(Artifact):
 
 
 class Release(Artifact):
-    """The unit of promotion: one bundle for each objective, and the weights that they are served with at first."""
+    """The unit of promotion: one bundle for each objective, and their initial weights in serving."""
 
     use_case: str
     bundles: tuple[BundleRef, ...]
@@ -178,7 +178,7 @@ class Release(Artifact):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits over what it is (bundles, weights, cursor, parent), not over where or when."""
+        """Twelve hex digits over bundles, weights, cursor and parent, not over the folder or the time."""
         digests = {bundle.objective: bundle.digest for bundle in self.bundles}
         content = (self.use_case, digests, self.weights, self.cursor.isoformat(), self.parent)
         return sha256(canonical_json(content).encode())[:12]
@@ -188,9 +188,9 @@ class Release(Artifact):
 
 
 class Plan(Artifact):
-    """What one training run is to do, with nothing left to the moment at which a step of it happens to run.
+    """The work of one training run. No step of it depends on the moment at which it runs.
 
-    It names the digests of everything it depends on, so that a cached step is reused exactly when it may be.
+    It has the digests of all inputs, so that a cached step is reused exactly if its inputs are the same.
     """
 
     use_case: str
@@ -200,11 +200,11 @@ class Plan(Artifact):
     code_version: str
     windows: tuple[Window, ...]
     mode: Mode
-    parent: Release | None  # what is gone on from
-    champion: Release | None  # what is judged against, and expected to be replaced
+    parent: Release | None  # stateful training continues from it
+    champion: Release | None  # the challenger is compared with it and replaces it
     trigger: Window | None
     now: Time
-    key: str  # the retrain key: one run a key
+    key: str  # the retrain key: each key has one run
     reason: str
 
 
@@ -229,10 +229,10 @@ class Interval(Artifact):
 
 
 class Verdict(Artifact):
-    """The gate's word, with every reason."""
+    """The gate's verdict, with every reason."""
 
     word: VerdictWord
-    difference: Interval | None = None  # challenger − champion on the same rows, in the direction where more is better
+    difference: Interval | None = None  # challenger − champion on the same rows; positive is better
     checks: tuple[Check, ...] = ()
     reasons: tuple[str, ...] = ()
 
@@ -254,7 +254,7 @@ class EvaluationReport(Artifact):
     rows: int
     window: Window
     metric: str
-    gate_metric: str | None = None  # what baselines, slices and verdict are in; None: `metric`
+    gate_metric: str | None = None  # the metric of baselines, slices and verdict; None: `metric`
     metrics: dict[str, float | None]
     champion_metrics: dict[str, float | None] = {}
     baselines: dict[str, float | None] = {}
@@ -273,7 +273,7 @@ class EvaluationReport(Artifact):
 
 
 class DriftScore(Artifact):
-    """One column of one window against the reference. `drifted` is None where it can't be known."""
+    """One column of one window against the reference. `drifted` is None if it can't be known."""
 
     column: str
     method: str
@@ -292,13 +292,13 @@ class Alert(Artifact):
 
     @property
     def id(self) -> str:
-        """Asking twice is one alert: the id is its use case, kind, window and champion."""
+        """The digest of use case, kind, window and champion: a repeated alert has the same id."""
         key = (self.use_case, self.kind, *self.window.span, self.champion)
         return sha256(canonical_json(key).encode())[:16]
 
 
 class MonitoringReport(Artifact):
-    """One window of answers against the champion's reference. A figure is None where too little is known."""
+    """One window of predictions against the champion's reference. A figure is None if too little is known."""
 
     use_case: str
     window: Window
@@ -318,7 +318,7 @@ class MonitoringReport(Artifact):
 
 
 class Decision(Artifact):
-    """`decide`'s answer: what to do, with which windows, and why (or why not)."""
+    """The result of `decide`: the action, its windows and the reason."""
 
     use_case: str
     at: Time
@@ -333,7 +333,7 @@ class Decision(Artifact):
 
     @property
     def retrain_key(self) -> str:
-        """use case + champion + end of the newest trigger window: one run a key, however often it is asked."""
+        """The digest of use case, champion and end of the trigger window. Each key has one run, however often it is requested."""
         end = self.trigger.end.isoformat() if self.trigger else None
         return sha256(canonical_json((self.use_case, self.champion, end)).encode())[:16]
 
@@ -343,14 +343,14 @@ class Decision(Artifact):
 
 
 class MonitoredWindow(Artifact):
-    """One monitored window of the present champion, and whether it alerted."""
+    """A monitored window of the present champion, and whether it alerted."""
 
     window: Window
     alerted: bool
 
 
 class PolicyState(Artifact):
-    """What the ledger knows at one instant about a use case, as far as `decide` needs it."""
+    """The state of a use case in the ledger at one instant, as `decide` needs it."""
 
     use_case: str
     champion: str | None = None  # release id; None: nothing was promoted yet
@@ -361,7 +361,7 @@ class PolicyState(Artifact):
     recent: tuple[MonitoredWindow, ...] = ()  # of this champion, oldest first
     quarantined: tuple[Window, ...] = ()  # diagnosed as broken data, under any champion, ending after the cursor
     last_retrain: Decision | None = None  # the newest decision to retrain, under any champion
-    answered: Time | None = None  # the end of the newest trigger that a retrain of this champion was decided for
+    answered: Time | None = None  # the end of the newest trigger for which a retrain of this champion was decided
     last_retrain_state: Literal["pending", "promoted", "held", "rejected", "failed"] | None = None
 
 
