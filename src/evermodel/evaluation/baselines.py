@@ -126,11 +126,11 @@ def _popularity(name: str, task: _Task) -> Baseline:
     item = task.use_case.predict.item
     if item is None:
         return Baseline(name, None, reason="predict.item names no column")
-    known, asked, size = _item_codes(task, item)
+    train, gate, size = _item_codes(task, item)
     overall = float(task.labels.mean())
-    total = np.bincount(known, task.labels, minlength=size) + overall  # the prior: one row of the mean
-    rate = np.r_[total / (np.bincount(known, minlength=size) + 1), overall]
-    return Baseline(name, task.scores(rate[asked]))
+    total = np.bincount(train, task.labels, minlength=size) + overall  # the prior: one row of the mean
+    rate = np.r_[total / (np.bincount(train, minlength=size) + 1), overall]
+    return Baseline(name, task.scores(rate[gate]))
 
 
 def _transition(name: str, task: _Task) -> Baseline:
@@ -138,11 +138,11 @@ def _transition(name: str, task: _Task) -> Baseline:
     item = _current_item(task.use_case)
     if not task.is_category or item is None:
         return Baseline(name, None, reason="it needs a category label, and a catalogue whose entity key the rows hold")
-    known, asked, size = _item_codes(task, item)
+    train, gate, size = _item_codes(task, item)
     counts = np.zeros((size + 1, len(task.classes)))  # the last row is for unknown items
-    np.add.at(counts, (known, task.label_codes), 1.0)
+    np.add.at(counts, (train, task.label_codes), 1.0)
     chance = (counts + _class_shares(task)) / (counts.sum(axis=1, keepdims=True) + 1.0)
-    return Baseline(name, task.scores(chance[asked]))
+    return Baseline(name, task.scores(chance[gate]))
 
 
 def _item_codes(task: _Task, item: str) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

@@ -63,7 +63,7 @@ class LabelReference(Artifact):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A window's labelled rows against the reference. Each p is that of no move."""
+    """A window's labelled rows against the reference. A p of 1 is no evidence of a move."""
 
     objective: str
     rows: int

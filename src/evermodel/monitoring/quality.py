@@ -6,7 +6,7 @@ The key of a fault is `<fault>:<column>` (`duplicate` has no column):
 |------------|----------------------------------------------------------------------------|------------------------------|
 | schema     | a column is absent, or text where numbers were                             | 1                            |
 | null       | more missing than in the reference, by the use case's `null_share`         | share missing                |
-| range      | outside the declared bounds or values, or above ten times the reference   | share of rows                |
+| range      | outside the declared bounds or values, or above ten times the reference    | share of rows                |
 | unit       | the reference's values times a factor (100, 1/60, …), shape unchanged      | the factor                   |
 | constant   | a column that varied has one value in the whole window                     | rows                         |
 | stale      | it repeats one value far longer than in the reference                      | share of rows in the run     |
