@@ -173,15 +173,18 @@ def draw_metric_history(metric: str, reports: Sequence[MonitoringReport], promot
                 axes.plot(report.window.start, value, "o", color=BAD, markersize=9, markerfacecolor="none")
         for promotion in promotions:
             axes.axvline(promotion.at, color=GOOD, linewidth=1)
-            _annotate(axes, promotion.release.id, (promotion.at, axes.get_ylim()[1]), (2, -9), GOOD)
+            _annotate(axes, promotion.release.id, (promotion.at, 1.0), (2, -9), GOOD, y="axes fraction")
         axes.margins(x=0.08, y=0.25)
         axes.legend(loc="lower left")
 
     return _svg(plot, (11, 3.2))
 
 
-def _annotate(axes: Any, text: str, at: tuple[datetime, float], offset: tuple[float, float], color: str) -> None:
-    axes.annotate(text, at, offset, textcoords="offset points", fontsize=8, color=color)
+def _annotate(
+    axes: Any, text: str, at: tuple[datetime, float], offset: tuple[float, float], color: str, *, y: str = "data"
+) -> None:
+    """Write a text `offset` points from a place; `y` is the coordinate system of its height."""
+    axes.annotate(text, at, offset, xycoords=("data", y), textcoords="offset points", fontsize=8, color=color)
 
 
 def draw_drift(reports: Sequence[MonitoringReport]) -> str:
