@@ -333,7 +333,7 @@ class Decision(Artifact):
 
     @property
     def retrain_key(self) -> str:
-        """The digest of use case, champion and end of the trigger window. Each key has one run, however often it is requested."""
+        """The digest of use case, champion and end of the trigger window. Each key has one run."""
         end = self.trigger.end.isoformat() if self.trigger else None
         return sha256(canonical_json((self.use_case, self.champion, end)).encode())[:16]
 

@@ -1,4 +1,4 @@
-"""A turn of the loop in the ledger, killed at every durable step and run again: it finishes, and nothing is doubled."""
+"""A training round in the ledger, killed at every durable step and run again: it finishes, and nothing is doubled."""
 
 import multiprocessing
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from evermodel import failpoint
 from evermodel.ledger import Ledger, lease
 from evermodel.records import Alert, BundleRef, MonitoringReport, Release, Verdict, Window
 from evermodel.retraining.policy import decide
@@ -19,7 +18,7 @@ NOW = WINDOW.end
 PASSED = Verdict(word="promote", reasons=("better",))
 
 
-def release(name: str, parent: str | None, cursor: datetime) -> Release:
+def make_release(name: str, parent: str | None, cursor: datetime) -> Release:
     part = BundleRef(objective="up", uri=f"/models/{name}", digest=name)
     return Release(
         use_case="electricity",
@@ -32,17 +31,17 @@ def release(name: str, parent: str | None, cursor: datetime) -> Release:
     )
 
 
-FIRST = release("first", None, START)
-SECOND = release("second", FIRST.id, NOW)
+FIRST = make_release("first", None, START)
+SECOND = make_release("second", FIRST.id, NOW)
 
 
-def commit(ledger: Ledger, one: Release, expected: str | None) -> None:
-    ledger.record_release(one, now=NOW, verdict=PASSED)
-    ledger.promote(one, expected=expected, verdict=PASSED, action="promote", reason="turn", actor="test", now=NOW)
+def commit(ledger: Ledger, release: Release, expected: str | None) -> None:
+    ledger.record_release(release, now=NOW, verdict=PASSED)
+    ledger.promote(release, expected=expected, verdict=PASSED, action="promote", reason="round", actor="test", now=NOW)
 
 
-def turn(url: str, case: UseCase) -> None:
-    """The first champion, a window that alerts, a decision, the run, the promotion: as often as it is asked."""
+def run_round(url: str, case: UseCase) -> None:
+    """The first champion, a window that alerts, a decision, the run, the promotion. It can be called again."""
     ledger = Ledger(url)
     if ledger.champion(case.name) is None:
         commit(ledger, FIRST, None)
@@ -56,8 +55,8 @@ def turn(url: str, case: UseCase) -> None:
     ledger.record_window(report, now=NOW)
     ledger.record_alert(alert, now=NOW)
     lease.tidy(ledger, case.name, now=NOW)
-    standing = ledger.policy_state(case, now=NOW, new_rows=1000)
-    decision = ledger.record_decision(decide(case, ledger.alerts(case.name), standing, now=NOW))
+    state = ledger.policy_state(case, now=NOW, new_rows=1000)
+    decision = ledger.record_decision(decide(case, ledger.alerts(case.name), state, now=NOW))
     if decision.action == "keep":
         return
     key, owner = decision.retrain_key, lease.this_process("test")
@@ -69,13 +68,12 @@ def turn(url: str, case: UseCase) -> None:
 
 
 def run(url: str, case: UseCase, log: Path, kill_at: int | None) -> bool:
-    """One run in a process of its own; False where it was killed."""
+    """One run in a process of its own; returns False if it was killed."""
 
     def work() -> None:
-        failpoint._hits.clear()
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(log)
-        turn(url, case)
+        run_round(url, case)
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
@@ -87,17 +85,17 @@ def run(url: str, case: UseCase, log: Path, kill_at: int | None) -> bool:
 def check(url: str, case: UseCase) -> None:
     ledger = Ledger(url)
     assert ledger.champion(case.name) == SECOND
-    assert [one.release for one in ledger.promotions(case.name)] == [FIRST, SECOND]
+    assert [row.release for row in ledger.promotions(case.name)] == [FIRST, SECOND]
     assert ledger.verify_chain(case.name) == []
     (done,) = ledger.runs(case.name)
     assert (done.state, done.result["release"]) == ("promoted", SECOND.id)
     assert len(ledger.alerts(case.name)) == len(ledger.monitoring_reports(case.name)) == 1
-    assert [one.action for one in ledger.decisions(case.name)].count("retrain") == 1
+    assert [row.action for row in ledger.decisions(case.name)].count("retrain") == 1
     assert ledger.leases(case.name) == []
     assert not ledger.policy_state(case, now=NOW, new_rows=0).running
 
 
-def test_a_turn_killed_at_every_durable_step_finishes_when_run_again(electricity: UseCase, tmp_path: Path) -> None:
+def test_a_round_killed_at_every_durable_step_finishes_when_run_again(electricity: UseCase, tmp_path: Path) -> None:
     log = tmp_path / "hits"
     for step in range(1, 100):
         url = f"sqlite:///{tmp_path}/{step}/ledger.db"
@@ -106,14 +104,14 @@ def test_a_turn_killed_at_every_durable_step_finishes_when_run_again(electricity
         assert run(url, electricity, log, kill_at=None)
         check(url, electricity)
     else:
-        pytest.fail("there is no end of failpoints")
+        pytest.fail("the run never finished")
     check(url, electricity)
     hits = log.read_text().split()
     for name in ("promote", "record_window", "record_alert", "record_decision", "claim", "start_run", "finish_run"):
         assert {f"ledger.{name}.before_commit", f"ledger.{name}.after_commit"} <= set(hits)
 
 
-def test_a_turn_killed_twice_finishes(electricity: UseCase, tmp_path: Path) -> None:
+def test_a_round_killed_twice_finishes(electricity: UseCase, tmp_path: Path) -> None:
     log = tmp_path / "hits"
     for step in range(3, 24, 4):
         url = f"sqlite:///{tmp_path}/{step}/ledger.db"

@@ -5,7 +5,6 @@ What a store of packed views promises is tested on both kinds in `unit/features/
 
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -55,7 +54,7 @@ def row(store: KeyValueStore, key: str, at: int, value: float) -> None:
     store.write("v", [key], np.array([at]), np.array([[value]]), [["t"]])
 
 
-def test_a_restart_is_over_with_the_next_call(server: Server, store: KeyValueStore) -> None:
+def test_the_next_call_after_a_restart_works(server: Server, store: KeyValueStore) -> None:
     row(store, "x", 1, 1.0)
     server.stop()
     with pytest.raises(FeatureStoreError, match=rf"redis://127\.0\.0\.1:{server.port}/0: "):
@@ -68,15 +67,13 @@ def test_a_restart_is_over_with_the_next_call(server: Server, store: KeyValueSto
     assert store.read("v", ["x"]).column("a") == [2.0]
 
 
-def test_a_server_that_does_not_answer_is_an_error_in_time() -> None:
+def test_a_server_that_does_not_answer_is_a_timeout() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         store = open_store(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout_s=0.2)
-        before = time.monotonic()
         with pytest.raises(FeatureStoreError, match="Timeout"):
             store.read("v", ["x"])
-        assert time.monotonic() - before < 10
         store.close()
 
 
