@@ -1,1 +1,1 @@
-"""The control service: the ledger over HTTP, for people, alerts and metrics, and the projection of its champions."""
+"""The control service: the ledger over HTTP for people, programs and alerts, and the rollout of champions to serving."""
