@@ -5,7 +5,7 @@ what the visitors do. At the day's end the monitoring pipeline checks the day an
 promotes. Nothing here is a parallel path: the pipelines run through kfp.local, the answers come from Ray Serve, the
 features from the online store, the results from the ledger.
 
-Each step leaves a record that a later run finds. So a demo that was killed resumes, and a second demo reports what it
+Each step writes a record that a later run finds. So a demo that was killed resumes, and a second demo reports what it
 reuses.
 """
 

@@ -117,7 +117,9 @@ def log_answers(day: Window) -> None:
     _, case = project.find(NAME)
     champion = project.ledger().champion(NAME)
     assert champion is not None
-    rows = training_set.build_rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(["failed"])
+    rows = training_set.build_rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(
+        ["failed"]
+    )
     served = score_rows(bundle.open_release(champion), rows)
     ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
@@ -340,7 +342,8 @@ def test_a_table_has_a_head_and_says_no_rows_if_it_is_empty(home: Path) -> None:
 
 
 def test_a_table_shows_a_duration_in_days(promoted: Any) -> None:
-    at = (FIRST.end + timedelta(days=3, hours=12)).isoformat()
+    newest = Project.open().ledger().promotions(NAME)[-1]
+    at = (newest.at + timedelta(days=3, hours=12)).isoformat()
     assert " 3.5 days " in run_cli("status", NAME, "--now", at).out
     assert as_json("status", NAME, "--now", at)[0]["age_days"] == 3.5
 

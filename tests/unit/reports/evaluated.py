@@ -20,9 +20,9 @@ def use_case() -> UseCase:
 
 def report(folder: Path) -> EvaluationReport:
     """A challenger against a champion, with every part that a report can have."""
-    challenger = small.formula(folder, small.by_x)
-    champion = small.formula(folder, lambda rows: np.sqrt(small.by_x(rows)), name="champion")
-    rows = small.turn(small.table(600, seed=1), small.table(300, seed=2, first=600))
+    challenger = small.release(folder, small.by_x)
+    champion = small.release(folder, lambda rows: np.sqrt(small.by_x(rows)), name="champion")
+    rows = small.training_rows(small.table(600, seed=1), small.table(300, seed=2, first=600))
     return evaluate(use_case(), challenger, champion, rows, now=small.NOW)
 
 
@@ -32,6 +32,6 @@ def failed_report(folder: Path) -> EvaluationReport:
     def fail(rows: object) -> np.ndarray:
         raise RuntimeError("gone")
 
-    challenger = small.formula(folder, fail)  # type: ignore[arg-type]
-    rows = small.turn(small.table(600, seed=1), small.table(300, seed=2, first=600))
+    challenger = small.release(folder, fail)  # type: ignore[arg-type]
+    rows = small.training_rows(small.table(600, seed=1), small.table(300, seed=2, first=600))
     return evaluate(use_case(), challenger, None, rows, now=small.NOW)

@@ -9,7 +9,7 @@ from tests.unit.reports import evaluated
 
 
 def test_the_card_says_where_it_came_from_and_what_is_not_known(report: EvaluationReport, tmp_path: Path) -> None:
-    release = small.formula(tmp_path, small.by_x).release
+    release = small.release(tmp_path, small.by_x).release
     manifest = TrainingManifest(
         use_case="small",
         objective="sale",
