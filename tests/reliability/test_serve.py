@@ -22,12 +22,13 @@ from evermodel.features.packed_store import PackedStore
 from evermodel.ledger import Ledger
 from evermodel.records import Release
 from evermodel.scores import combine
-from evermodel.serving.batch import predict_batch, read_batch
+from evermodel.serving.batch import predict_batch
 from evermodel.serving.model_manager import ServingConfig
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase, parse
 from tests.reliability.served_shop import NOW, SHOP, make_release, view
 from tests.support import ROOT
+from tests.support.batch import read_batch
 from tests.support.waiting import scaled, wait_until
 
 # Ray itself warns about its imports, and leaves a socket to the garbage collector

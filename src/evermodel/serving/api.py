@@ -143,7 +143,9 @@ def _add_probes(api: FastAPI, service: PredictionService, ready: Readiness, toke
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/readyz", summary="Which releases are live", responses={503: {"description": "A use case has no model"}})
+    @api.get(
+        "/readyz", summary="Which releases are served", responses={503: {"description": "A use case has no model"}}
+    )
     async def readyz(request: Request, response: Response) -> dict[str, Any]:
         try:
             status = dict(await ready())

@@ -106,13 +106,6 @@ def predict_batch(
     return manifest
 
 
-def read_batch(out_uri: str) -> pa.Table:
-    """The scored rows of a finished batch prediction, verified; by row_id if there is one."""
-    manifest = BatchManifest.from_json(storage.read_text(storage.join(out_uri, MANIFEST)))
-    table = pa.concat_tables([storage.read_table(part.uri, digest=part.digest) for part in manifest.parts])
-    return table.sort_by("row_id") if "row_id" in table.column_names else table
-
-
 def _run(
     release: Release, rows_uri: str, out_uri: str, batch_size: int, num_gpus: float, concurrency: int
 ) -> tuple[tuple[Ref, ...], int]:

@@ -1,6 +1,6 @@
 """The Ray Serve graph: HTTP in `Ingress`; models in `Models`, which batches over requests and swaps releases.
 
-The rest of `evermodel.serving` answers requests without Ray. This module only holds what Ray must know: who calls whom,
+The other modules answer requests without Ray. This module only holds what Ray must know: who calls whom,
 how many replicas there are, and what happens when one is gone. A new champion is served in two ways, and neither drops
 a request: by `user_config` (`reconfigure`), or, if `ledger` is set, by the ledger, which is polled every `poll_seconds`.
 """

@@ -20,8 +20,9 @@ from evermodel import bundle, storage, workflow
 from evermodel.errors import EvermodelError
 from evermodel.execution import entrypoint
 from evermodel.features import training_set
-from evermodel.serving.batch import read_batch, score_rows
+from evermodel.serving.batch import score_rows
 from evermodel.workflow import Project
+from tests.support.batch import read_batch
 from tests.support.pump_use_case import LIVE, NAME, PER_DAY, readings, write_readings, write_use_case
 from tests.unit.execution.kubernetes_server import Cluster, kubernetes
 
