@@ -1,9 +1,9 @@
-"""Kill the small loop by SIGKILL at each of its durable steps, run it again, and look whether anything is lost or doubled.
+"""Kills the small loop by SIGKILL at each of its durable steps, runs it again, and checks that nothing is lost or doubled.
 
-A process of its own, so that it can fork: it imports what a life needs and runs nothing; each life is a child. `python
-crashes.py ROOT [--every N] [--workers N]` prints one JSON object: `steps`, a list of {step, name, seconds, problems} in
-order, one for each durable step that a life was killed at, and `safeguards`, by name the problems that show once it is
-switched off.
+This is a process of its own, so that it can fork: it imports all modules of a run and runs nothing itself; each run is a
+child. `python crashes.py ROOT [--every N] [--workers N]` prints one JSON object: `steps`, a list of {step, name, seconds,
+problems} in order, one for each durable step at which a run was killed, and `safeguards`: by name, the problems that show
+if it is switched off.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ from evermodel.workflow import Project
 from tests.reliability import small_loop
 from tests.reliability.small_loop import BATCHES, BROKEN
 from tests.support.pump_use_case import LIVE, NAME, PER_DAY
+from tests.support.waiting import scaled
 
-HEAVY = ("matplotlib.figure", "sklearn.metrics", "torch")  # imported before the first life, or it would do it once more
+HEAVY = (
+    "matplotlib.figure",
+    "sklearn.metrics",
+    "torch",
+)  # imported before the first run, so that no run imports them again
 EVENTS = PER_DAY * 5
-LIMIT_SECONDS = 100  # a life takes one or two
+LIMIT_SECONDS = 100  # a run takes one or two
 Setting = Callable[[], None]
 
 
@@ -48,26 +53,26 @@ def _nothing() -> None:
     pass
 
 
-# lives ----------------------------------------------------------------------------------------------------------------
+# runs -----------------------------------------------------------------------------------------------------------------
 
 
-def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _nothing, drawn: bool = False) -> int:
-    """One run of the loop in a child; its exit status, negative where a signal ended it. What it says goes to a file."""
+def run_once(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _nothing, drawn: bool = False) -> int:
+    """One run of the loop in a child; returns its exit status, negative if a signal ended it. Its output goes to a file."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 1
     try:
-        with (root / "said.txt").open("ab") as said:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-        signal.alarm(LIMIT_SECONDS)
+        with (root / "output.txt").open("ab") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        signal.alarm(int(scaled(LIMIT_SECONDS)))
         os.environ["EVERMODEL_FAILPOINT"] = str(kill_at or "")
         os.environ["EVERMODEL_FAILPOINT_LOG"] = str(root / "killed.txt")
         if not drawn:
-            evaluation.draw_evaluation = lambda report: {}  # no durable step, and half of a life's time
+            evaluation.draw_evaluation = lambda report: {}  # it has no durable step, and takes half of a run's time
         safeguard_off()
-        small_loop.live(Project.open(root))
+        small_loop.run_loop(Project.open(root))
         (root / "modules.json").write_text(json.dumps(sorted(sys.modules)))
         status = 0
     except BaseException:
@@ -76,16 +81,16 @@ def life(root: Path, *, kill_at: int | None = None, safeguard_off: Setting = _no
         os._exit(status)
 
 
-def crash(root: Path, step: int, digests: dict[str, str]) -> dict[str, Any] | None:
-    """Kill a life at a step, run it again, look at what it left; None where there is no such step."""
+def kill_and_rerun(root: Path, step: int, digests: dict[str, str]) -> dict[str, Any] | None:
+    """Kill a run at a step, run it again and check the result; None if there is no such step."""
     begun = time.monotonic()
     small_loop.write_project(root)
-    if (status := life(root, kill_at=step)) == 0:
+    if (status := run_once(root, kill_at=step)) == 0:
         shutil.rmtree(root)
         return None
-    problems = [] if status == -signal.SIGKILL else [f"the first life ended with {status}: {_said(root)}"]
-    if (status := life(root)) != 0:
-        problems.append(f"run again it ended with {status}: {_said(root)}")
+    problems = [] if status == -signal.SIGKILL else [f"the first run ended with {status}: {_output(root)}"]
+    if (status := run_once(root)) != 0:
+        problems.append(f"run again it ended with {status}: {_output(root)}")
     problems += check(root, digests)
     name = (root / "killed.txt").read_text().strip() if (root / "killed.txt").exists() else ""
     if not problems:
@@ -93,22 +98,22 @@ def crash(root: Path, step: int, digests: dict[str, str]) -> dict[str, Any] | No
     return {"step": step, "name": name, "seconds": round(time.monotonic() - begun, 2), "problems": problems}
 
 
-def _said(root: Path) -> str:
-    return (root / "said.txt").read_text()[-2000:]
+def _output(root: Path) -> str:
+    return (root / "output.txt").read_text()[-2000:]
 
 
 # what must hold -------------------------------------------------------------------------------------------------------
 
 
 def check(root: Path, digests: dict[str, str]) -> list[str]:
-    """What is wrong with a project whose life is over, in words; nothing where all is well."""
-    found: list[str] = []
-    for look in (_events, _answers, partial(_ledger, digests=digests), _files):
+    """The faults of a project after its run, in words."""
+    problems: list[str] = []
+    for find in (_events, _answers, partial(_ledger, digests=digests), _files):
         try:
-            found += [f"{name}: {text}" for name, text in look(Project.open(root)).items()]
+            problems += [f"{name}: {text}" for name, text in find(Project.open(root)).items()]
         except Exception as error:
-            found.append(f"{type(error).__name__}: {error}")
-    return found
+            problems.append(f"{type(error).__name__}: {error}")
+    return problems
 
 
 def _differing(**pairs: tuple[object, object]) -> dict[str, str]:
@@ -137,7 +142,7 @@ def _events(project: Project) -> dict[str, str]:
 
 
 def _answers(project: Project) -> dict[str, str]:
-    """Every row was answered once, by one champion a day."""
+    """Every row was predicted once, by one champion each day."""
     parts = storage.list_files(project.profile.place(NAME, "requests"), suffix=".parquet")
     tables = [storage.read_table(path) for path in parts]
     ids = [name for table in tables for name in table["prediction_id"].to_pylist()]
@@ -149,11 +154,11 @@ def _answers(project: Project) -> dict[str, str]:
 
 
 def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
-    """One champion, the one of an undisturbed life; one finished run a key; nobody holds a lease."""
+    """One champion, the same as of an undisturbed run; one finished run for each key; no held lease."""
     ledger = project.ledger()
     promotions = ledger.promotions(NAME)
     runs = ledger.runs(NAME)
-    decided = [one for one in ledger.decisions(NAME) if one.action == "retrain"]
+    decided = [decision for decision in ledger.decisions(NAME) if decision.action == "retrain"]
     champion = ledger.champion(NAME)
     assert champion is not None, "there is no champion"
     manifests = [bundle.open_bundle(part).manifest for part in champion.bundles]
@@ -164,7 +169,7 @@ def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
         follows=(champion.parent, promotions[0].release.id),
         keys=(len({run.key for run in runs}), len(runs)),
         runs=([run.state for run in runs], ["promoted", "promoted"]),
-        decisions=([one.retrain_key for one in decided], [runs[-1].key]),
+        decisions=([decision.retrain_key for decision in decided], [runs[-1].key]),
         trained_on=({(m.trigger, m.windows[0].start) for m in manifests}, {(LIVE[-1], LIVE[0].start)}),
         leases=(ledger.leases(NAME), []),
         windows=([report.window for report in ledger.monitoring_reports(NAME)], list(LIVE)),
@@ -174,7 +179,7 @@ def _ledger(project: Project, *, digests: dict[str, str]) -> dict[str, str]:
 
 
 def _files(project: Project) -> dict[str, str]:
-    """No file is torn: each that isn't a left-over of a write (those begin with a dot) can be read to its end."""
+    """Each file can be read to its end, except the left-overs of writes, whose names begin with a dot."""
     torn = {}
     for path in storage.list_files(project.profile.state_uri):
         try:
@@ -192,7 +197,7 @@ def _files(project: Project) -> dict[str, str]:
 
 def digests_of(root: Path) -> dict[str, str]:
     champion = Project.open(root).ledger().champion(NAME)
-    assert champion is not None, _said(root)
+    assert champion is not None, _output(root)
     return {part.objective: part.digest for part in champion.bundles}
 
 
@@ -200,7 +205,7 @@ def digests_of(root: Path) -> dict[str, str]:
 
 
 def _commit_before_data() -> None:
-    """A batch's commit is made first and its rows are written after it; the second batch dies in between."""
+    """Make a batch's commit first and write its rows after it; die between them in the second batch."""
     waiting: list[tuple[str, Any]] = []
     write, create = storage.write_table, storage.create_bytes
 
@@ -224,7 +229,7 @@ def _commit_before_data() -> None:
 
 
 def _write_in_place() -> None:
-    """A file is written where it is to lie, without a temporary one; the second commit dies half-way."""
+    """Write a file in place, without a temporary file; die half-way in the second commit."""
 
     def put(uri: str, data: bytes, *, exclusive: bool) -> None:
         path = Path(uri)
@@ -238,7 +243,7 @@ def _write_in_place() -> None:
 
 
 def _batches_without_a_name() -> None:
-    """A batch has no id of its own and no row a key; the life dies behind the second batch."""
+    """Give a batch a new id each time, and rows no key; die after the second batch."""
     take = ingest.ingest
     create = storage.create_bytes
 
@@ -256,7 +261,7 @@ def _batches_without_a_name() -> None:
 
 
 def _leases_of_the_dead() -> None:
-    """An owner that is gone keeps its lease; the life dies where it has begun to train."""
+    """Keep the lease of a dead owner; die when training has begun."""
     lease.is_gone = lambda owner: False  # type: ignore[assignment]
     pack = bundle.pack
 
@@ -278,11 +283,11 @@ SAFEGUARDS: dict[str, Setting] = {
 
 
 def without(root: Path, switch_off: Setting, digests: dict[str, str]) -> list[str]:
-    """The problems that a life leaves which is killed, and run again, without a safeguard."""
+    """The problems of a run that is killed, and run again, without a safeguard."""
     small_loop.write_project(root)
-    status = life(root, safeguard_off=switch_off)
-    assert status == -signal.SIGKILL, f"it wasn't killed but ended with {status}: {_said(root)}"
-    again = life(root, safeguard_off=switch_off)
+    status = run_once(root, safeguard_off=switch_off)
+    assert status == -signal.SIGKILL, f"the run was not killed, it ended with {status}: {_output(root)}"
+    again = run_once(root, safeguard_off=switch_off)
     return ([f"run again it ended with {again}"] if again else []) + check(root, digests)
 
 
@@ -290,17 +295,17 @@ def without(root: Path, switch_off: Setting, digests: dict[str, str]) -> list[st
 
 
 def worker(root: Path, steps: range, digests: dict[str, str], out: Path) -> None:
-    """Crash at each of the steps until one isn't there any more; a JSON line each."""
+    """Kill at each of the steps until there is no such step; writes a JSON line for each."""
     with out.open("w") as file:
         for step in steps:
-            result = crash(root / f"step{step}", step, digests)
+            result = kill_and_rerun(root / f"step{step}", step, digests)
             if result is None:
                 return
             file.write(json.dumps(result) + "\n")
 
 
 def warm(root: Path) -> None:
-    """Import here what a life imports on its way, so that the children find it."""
+    """Import the modules that a run imported, so that the children have them."""
     for name in json.loads((root / "modules.json").read_text()):
         if name not in sys.modules and name.split(".")[0] in (
             "evermodel",
@@ -314,29 +319,29 @@ def warm(root: Path) -> None:
             try:
                 importlib.import_module(name)
             except ImportError:
-                continue  # made at run time: nothing to find
+                continue  # made at run time
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="kill at each so-many-th durable step only")
+    parser.add_argument("--every", type=int, default=1, help="kill at every N-th durable step only")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     root: Path = options.root
     begun = time.monotonic()
     for name in HEAVY:
         importlib.import_module(name)
-    code_version()  # once, for all: it is a part of the digests that are compared
+    code_version()  # once: it is a part of the digests that are compared
     small_loop.write_project(root / "whole")
-    status = life(root / "whole", drawn=True)
-    assert status == 0, _said(root / "whole")
+    status = run_once(root / "whole", drawn=True)
+    assert status == 0, _output(root / "whole")
     digests = digests_of(root / "whole")
     problems = check(root / "whole", digests)
     assert not problems, problems
     warm(root / "whole")
     gc.collect()
-    gc.freeze()  # what is there is shared with the children, until a collection would touch it
+    gc.freeze()  # shared with the children, as long as no collection touches it
     children = []
     for number in range(options.workers):
         child = os.fork()

@@ -1,10 +1,10 @@
-"""A whole loop that is small enough to be killed at every durable step: 2,000 events, two turns, through `journey`.
+"""A whole loop, small enough to be killed at every durable step: 2,000 events, two training rounds, through `workflow`.
 
-Of the pumps three days train the first champion. Each of the two live days is ingested in two batches that overlap,
-served by the champion of the moment into the request log in two parts, looked at, decided on, and retrained on where the
-policy says so. `live` is written to be run again: it asks what is there and goes on.
+Three days of the pumps train the first champion. Each of the two live days is ingested in two batches that overlap, then
+served by the present champion into the request log in two parts, monitored, decided on, and retrained if the policy says
+so. `run_loop` can be run again: it continues from the state on disk.
 
-`crashes.py` kills it. Nothing here knows that.
+`crashes.py` kills it; nothing here depends on that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from evermodel.workflow import Project
 from tests.support.pump_use_case import DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
 
 BATCHES = ("history", *(f"day{n}-{part}" for n in range(len(LIVE)) for part in "ab"))
-REPEATED = 20  # rows of a batch that the next one brings again
-BROKEN = 2  # rows of the history that no schema allows
+REPEATED = 20  # rows of a batch that are in the next one, too
+BROKEN = 2  # rows of the history that the schema rejects
 
 
 def write_project(root: Path) -> None:
-    """The project's files and, below `data`, one folder a batch."""
+    """The project's files and, below `data`, a folder for each batch."""
     storage.write_text(root / "evermodel.yaml", "")
     write_use_case(root)
     rows = readings()
@@ -47,30 +47,30 @@ def write_project(root: Path) -> None:
 # the loop -------------------------------------------------------------------------------------------------------------
 
 
-def live(project: Project) -> None:
-    """Live the five days, or what is left of them."""
+def run_loop(project: Project) -> None:
+    """Run the five days, or the rest of them."""
     _ingest(project, BATCHES[0], FIRST.end)
     if project.ledger().champion(NAME) is None:
-        _turn(project, None, FIRST.end)
-    looked = [report.window for report in project.ledger().monitoring_reports(NAME)]
+        _train_and_promote(project, None, FIRST.end)
+    monitored = [report.window for report in project.ledger().monitoring_reports(NAME)]
     for number, day in enumerate(LIVE):
-        if any(window.start > day.start for window in looked):
-            continue  # a scheduler doesn't come back to a day once it is at the next
+        if any(window.start > day.start for window in monitored):
+            continue  # a scheduler does not return to a day after the next one has begun
         _ingest(project, f"day{number}-a", day.start + DAY / 2)
         _ingest(project, f"day{number}-b", day.end)
         _serve(project, day)
         workflow.monitor(project, NAME, window=day, now=day.end)
         decision = workflow.decide(project, NAME, now=day.end)
         if decision.action == "retrain":
-            _turn(project, decision, day.end)
+            _train_and_promote(project, decision, day.end)
 
 
 def _ingest(project: Project, batch: str, now: datetime) -> None:
     workflow.ingest(project, NAME, data_dir=project.profile.root / "data" / batch, now=now)
 
 
-def _turn(project: Project, decision: Decision | None, now: datetime) -> None:
-    """What the training pipeline does, step by step."""
+def _train_and_promote(project: Project, decision: Decision | None, now: datetime) -> None:
+    """The steps of the training pipeline."""
     plan = workflow.plan(project, NAME, now=now)
     if decision is not None:
         plan = workflow.plan(
@@ -93,22 +93,24 @@ def _turn(project: Project, decision: Decision | None, now: datetime) -> None:
 
 
 def _serve(project: Project, day: Window) -> None:
-    """Answer the day's rows that weren't answered before a crash, in two flushes."""
+    """Predict the day's rows that were not predicted before a crash, in two flushes."""
     _, case = project.find(NAME)
     champion = project.ledger().champion(NAME)
     assert champion is not None
     log = RequestLog(project.profile.place(NAME, "requests"))
-    answers = answered(case, project.log(case), champion, day)
+    predictions = predict(case, project.log(case), champion, day)
     before = set(log.read(day)["prediction_id"].to_pylist())
-    answers = answers.filter(pa.array([name not in before for name in answers["prediction_id"].to_pylist()]))
-    middle = answers.num_rows // 2
-    for part in (answers.slice(0, middle), answers.slice(middle)):
+    predictions = predictions.filter(
+        pa.array([name not in before for name in predictions["prediction_id"].to_pylist()])
+    )
+    middle = predictions.num_rows // 2
+    for part in (predictions.slice(0, middle), predictions.slice(middle)):
         if part.num_rows:
             log.append(part)
             log.flush()
 
 
-def answered(case: UseCase, log: EventLog, champion: Release, window: Window) -> pa.Table:
+def predict(case: UseCase, log: EventLog, champion: Release, window: Window) -> pa.Table:
     """The window's rows as the champion serves them: features and scores, without the outcome."""
     rows = training_set.build_rows(case, log, window=window, now=window.end, labelled=False)
     outcomes = [label.field or label.name for label in case.labels if label.kind == "column"]

@@ -1,8 +1,8 @@
-"""SIGKILL at every durable step of a small loop, and the run after it: one champion, one run a key, no event lost or doubled.
+"""SIGKILL at every durable step of a small loop, then a second run: one champion, one run for each key, no event lost or doubled.
 
-The loop (`small_loop.py`) is 2,000 events and two turns; `crashes.py` kills and judges it in forks of one process, two at
-a time. All of its durable steps are tried: about 180, in a minute and a half of two idle cores. EVERMODEL_CRASH_EVERY=7
-tries every seventh, for a hasty machine. That the judge sees is shown by safeguards that are switched off.
+The loop (`small_loop.py`) is 2,000 events and two training rounds. `crashes.py` kills and checks it in forks of one
+process, two at a time. It kills at all of about 180 durable steps, in a minute and a half on two idle cores;
+EVERMODEL_CRASH_EVERY=7 tries every seventh. Switched-off safeguards show that the checks find faults.
 """
 
 import json
@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.support import ROOT
+
 EVERY = int(os.environ.get("EVERMODEL_CRASH_EVERY", "1"))
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(900)]  # the fixture kills all steps in one go
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """In memory where the machine has a place for it: a process that is killed loses nothing that it has written."""
+    """In memory if the machine has a file system for it: a killed process loses nothing that it has written."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path_factory.mktemp("crashes")
@@ -35,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def crashes(folder: Path) -> dict[str, Any]:
     program = Path(__file__).with_name("crashes.py")
     command = [sys.executable, str(program), str(folder), "--every", str(EVERY)]
-    paths = {**os.environ, "PYTHONPATH": str(program.parents[1])}
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=paths, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
@@ -47,7 +49,7 @@ def test_a_loop_that_is_killed_at_any_durable_step_finishes_when_it_is_run_again
     print(f"{len(steps)} crashes, {crashes['seconds']} s, {crashes['cpu_seconds']} s of processors")
     wrong = {f"{step['step']} {step['name']}": step["problems"] for step in steps if step["problems"]}
     assert not wrong
-    assert [step["step"] for step in steps] == list(range(1, steps[-1]["step"] + 1, EVERY)), "none was left out"
+    assert [step["step"] for step in steps] == list(range(1, steps[-1]["step"] + 1, EVERY)), "no step was left out"
     assert steps[-1]["step"] > 100
 
 

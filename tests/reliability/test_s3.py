@@ -18,7 +18,7 @@ from evermodel.errors import ConflictError, InputError, IntegrityError
 from evermodel.records import TrainingManifest, Window
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
-from tests.reliability.small_loop import live, write_project
+from tests.reliability.small_loop import run_loop, write_project
 from tests.support.servers import s3_server
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -217,7 +217,7 @@ def test_the_small_loop_keeps_its_state_there(
         monkeypatch.setenv("EVERMODEL_STATE", state)
         monkeypatch.setenv("EVERMODEL_LEDGER", f"sqlite:///{root}/ledger.db")
         project = Project.open(root)
-        live(project)
+        run_loop(project)
         ledger = project.ledger()
         rows = ledger.promotions("pumps")
         assert [row.release.home.startswith("s3://") for row in rows] == [state.startswith("s3://")] * 2

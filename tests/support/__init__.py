@@ -1,4 +1,4 @@
-"""What many tests share: real servers, a small use case, a project with a history."""
+"""Shared helpers of the tests: real servers, small use cases, bundles, a project with a history, waits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Real bundles, as small as they get: no model opens them, and two differ by the word that they are made from."""
+"""Real bundles, as small as possible: no model can open them. Bundles of different words differ."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from evermodel.records import BundleRef, TrainingManifest
 
 
 def training_manifest(word: str, **given: Any) -> TrainingManifest:
-    """`given` are at least the use case, objective, mode, windows and cursor."""
-    filled = {
+    """`given`: at least the use case, objective, mode, windows and cursor."""
+    defaults = {
         "rows": 10,
         "epochs": 2,
         "rows_trained": 20,
@@ -23,11 +23,11 @@ def training_manifest(word: str, **given: Any) -> TrainingManifest:
         "seconds": 0.5,
         "final_loss": 0.6,
     }
-    return TrainingManifest(**filled | given)
+    return TrainingManifest(**defaults | given)
 
 
 def small_bundle(home: str, word: str, *, objective: str, **given: Any) -> BundleRef:
-    """Packed below a release's folder; `given`: see `training_manifest`."""
+    """A bundle below a release's folder; `given`: see `training_manifest`."""
     return bundle.pack(
         storage.join(home, objective),
         objective=objective,

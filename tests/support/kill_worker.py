@@ -1,6 +1,6 @@
-"""Kills work at each of its durable steps in turn and runs it again: whatever the step, the same must be left.
+"""Kills work at each of its durable steps in turn and runs it again: the result must be the same for every step.
 
-For a process that has done nothing else: it forks, and threads don't survive that.
+Only for a process that has started no threads, because it forks.
 """
 
 import os
@@ -11,26 +11,25 @@ Step = Callable[[str], object]
 
 
 def at_each_step(root: str, work: Step, check: Step, *, reopen: Step | None = None) -> int:
-    """Runs `work`, dead at its first, second, … durable step and then whole, each in a folder of its own, and `check`.
+    """Run `work` in a new folder, killed at its first, second, … durable step; then run it whole there, and `check`.
 
-    `reopen` must find its way in what a crash left, before the work is done again. The number of the run that got
-    through.
+    `reopen` must succeed on the state that the crash left. Returns the number of the first run that finished.
     """
     for ordinal in range(1, 100):
         folder = f"{root}/{ordinal}"
         died = _status(work, folder, failpoint=ordinal)
         if died:
             assert os.WTERMSIG(died) == 9, died
-            assert reopen is None or _status(reopen, folder) == 0, "what a crash leaves can be read"
+            assert reopen is None or _status(reopen, folder) == 0, "the state that a crash leaves can be read"
             assert _status(work, folder) == 0
         assert _status(check, folder) == 0
         if not died:
             return ordinal
-    raise AssertionError("it never got through")
+    raise AssertionError("the work never finished")
 
 
 def _status(step: Step, folder: str, failpoint: int | None = None) -> int:
-    """How a child that does the step alone ends."""
+    """The wait status of a child that runs the step."""
     sys.stdout.flush()
     if (pid := os.fork()) != 0:
         return os.waitpid(pid, 0)[1]

@@ -34,7 +34,7 @@ CASE = make_use_case(
 )
 
 
-def shop_log(root: Path) -> EventLog:
+def shop_log(root: Path | str) -> EventLog:
     """400 visits of nine users in the first five days."""
     rng = np.random.default_rng(3)
     n = 400

@@ -1,8 +1,8 @@
-"""A small use case that every part of the loop can run on in a second: pumps that fail under load.
+"""A small use case on which each stage takes a second: pumps that fail under load.
 
-Five days of 400 readings, 2,000 events. Three days train the first champion, the fourth is quiet; on the fifth the load
-moves, and the load at which a pump fails moves with it, so that the champion is wrong about every other pump. A label
-is known an hour after its reading. What a sixth day holds is like the fifth.
+Five days of 400 readings, 2,000 events. Three days train the first champion, and the fourth is like them. On the fifth
+the load shifts, and with it the load at which a pump fails: the champion is wrong about every other pump. A label is known
+an hour after its reading. Later days are like the fifth.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ retraining: {minimum_new_rows: 100}
 
 
 def write_use_case(root: Path) -> Path:
-    """The use-case file, in a project's folder."""
+    """Write the use-case file into a project's folder."""
     path = root / "use_cases" / f"{NAME}.yaml"
     storage.write_text(path, CASE.lstrip())
     return path
 
 
 def write_readings(folder: Path, rows: list[dict[str, object]]) -> None:
-    """`readings.csv`, as the use case reads it."""
+    """Write `readings.csv`, which the use case reads."""
     path = folder / "readings.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -78,14 +78,14 @@ def write_readings(folder: Path, rows: list[dict[str, object]]) -> None:
 
 
 def readings(days: int = 5) -> list[dict[str, object]]:
-    """The first so many days, in order of time."""
+    """The readings of the first `days`, in order of time."""
     rng = np.random.default_rng(7)
     rows: list[dict[str, object]] = []
     for n in range(PER_DAY * days):
         day, place = divmod(n, PER_DAY)
-        moved = 3.0 if day >= 4 else 0.0
-        load, heat = rng.normal(moved), rng.normal()
-        risk = 3.0 * (load - moved) + 0.5 * heat
+        shift = 3.0 if day >= 4 else 0.0
+        load, heat = rng.normal(shift), rng.normal()
+        risk = 3.0 * (load - shift) + 0.5 * heat
         rows.append(
             {
                 "id": f"r{n}",

@@ -1,4 +1,4 @@
-"""A failpoint kills at the ordinal that it is told, counted in each process for itself."""
+"""A failpoint kills its process at the given step; each process counts its own steps."""
 
 import os
 import signal
@@ -19,23 +19,23 @@ def _dies_at(hit: int, *, tries: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def test_nothing_happens_where_it_is_not_armed() -> None:
+def test_nothing_happens_without_the_variable() -> None:
     assert "EVERMODEL_FAILPOINT" not in os.environ
     failpoint("here")
 
 
-def test_a_fork_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_counts_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERMODEL_FAILPOINT", "1000000")
     for _ in range(5):
-        failpoint("in the parent, armed far away")
+        failpoint("in the parent, far below the ordinal")
     assert _dies_at(3, tries=3), "the parent's five hits are not the child's"
     assert not _dies_at(4, tries=3)
 
 
-def test_one_is_told_by_name_and_is_passed_by_whoever_comes_after(tmp_path: Path) -> None:
+def test_a_named_step_kills_once_and_a_later_process_passes_it(tmp_path: Path) -> None:
     log = tmp_path / "hit"
 
-    def lives() -> int:
+    def run_steps() -> int:
         child = os.fork()
         if child == 0:
             os.environ.update(EVERMODEL_FAILPOINT="step 1:2", EVERMODEL_FAILPOINT_LOG=str(log))
@@ -44,5 +44,5 @@ def test_one_is_told_by_name_and_is_passed_by_whoever_comes_after(tmp_path: Path
             os._exit(7)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    assert [lives(), lives()] == [-signal.SIGKILL, 7]
+    assert [run_steps(), run_steps()] == [-signal.SIGKILL, 7]
     assert log.read_text() == "step 1\n"

@@ -1,4 +1,4 @@
-"""Texts that people and orchestrators give, as values."""
+"""Values from the texts of users and orchestrators."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,38 +14,38 @@ WEEK = Window(start=MAY, end=MAY + timedelta(days=7))
 
 
 @pytest.mark.parametrize("text", ["2026-05-01T00:00:00Z", "2026-05-01T00:00:00+00:00", "2026-05-01T02:00:00+02:00"])
-def test_a_moment_is_utc_whatever_its_zone(text: str) -> None:
+def test_a_time_of_any_zone_is_converted_to_utc(text: str) -> None:
     assert parse_time_or_now(text) == MAY
     assert parse_time_or_now(text).tzinfo is UTC
 
 
-def test_an_empty_moment_is_the_clocks() -> None:
-    before = datetime.now(UTC)
-    assert before <= clock.now() <= datetime.now(UTC)
+def test_an_empty_time_is_the_present() -> None:
+    before = clock.now()
+    assert before <= parse_time_or_now("") <= clock.now()
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tomorrow", "'tomorrow' is no ISO 8601 time; write 2026-01-31T12:00:00Z"),
         ("2026-05-01T00:00:00", "has no zone; write it with Z or an offset"),
         ("2026-05-01", "has no zone"),
     ],
 )
-def test_a_moment_without_a_meaning_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_text_that_is_no_time_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_time_or_now(text)
 
 
-def test_a_window_is_read_as_it_is_written() -> None:
+def test_a_window_is_read_as_it_is_printed() -> None:
     assert parse_window("2026-05-01T00:00:00Z..2026-05-08T00:00:00Z") == WEEK
-    assert parse_window(str(WEEK)) == WEEK, "as it stands in a log"
-    assert parse_window(WEEK.to_json()) == WEEK, "as it travels between components"
+    assert parse_window(str(WEEK)) == WEEK, "as in a log"
+    assert parse_window(WEEK.to_json()) == WEEK, "as between components"
     assert parse_window("") is None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("2026-05-01T00:00:00Z", "write START..END in ISO 8601, half-open"),
         ("2026-05-08T00:00:00Z..2026-05-01T00:00:00Z", "is not before its end"),
@@ -55,19 +55,19 @@ def test_a_window_is_read_as_it_is_written() -> None:
         ("{start}", "Invalid JSON"),
     ],
 )
-def test_a_window_without_a_meaning_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_text_that_is_no_window_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_window(text)
 
 
 def test_several_windows() -> None:
     other = Window(start=WEEK.end, end=WEEK.end + timedelta(days=1))
     assert parse_windows(f"{WEEK}, {other}") == (WEEK, other)
-    assert parse_windows(canonical_json([one.model_dump(mode="json") for one in (WEEK, other)])) == (WEEK, other)
+    assert parse_windows(canonical_json([window.model_dump(mode="json") for window in (WEEK, other)])) == (WEEK, other)
     assert parse_windows("") == parse_windows("[]") == ()
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", '["2026-05-01T00:00:00Z"]'])
-def test_a_list_without_a_meaning_is_an_error(text: str) -> None:
+def test_a_text_that_is_no_list_of_windows_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match=r"windows? "):
         parse_windows(text)

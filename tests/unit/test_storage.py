@@ -1,4 +1,4 @@
-"""Writes are whole or not there; a name is created once."""
+"""Writes are atomic; a name is created once."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The use-case file says what is wrong, where, and what would be right."""
+"""An error of the use-case file states what is wrong, where, and what would be right."""
 
 import gc
 import re
@@ -103,7 +103,7 @@ def test_the_schema_for_editors_knows_every_key() -> None:
     assert schema["additionalProperties"] is False
 
 
-def test_what_is_no_mapping_is_an_error_too() -> None:
+def test_a_text_that_is_no_mapping_is_an_error() -> None:
     for text in ("", "- a", "a: [", "just text"):
         with pytest.raises(UseCaseError):
             use_case.parse(text)
@@ -111,10 +111,10 @@ def test_what_is_no_mapping_is_an_error_too() -> None:
         use_case.load("nowhere.yaml")
 
 
-# what is worked out of one ------------------------------------------------------------------------------------------
+# derived values ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_worked_out_of_a_use_case_is_worked_out_once_and_forgotten_with_it() -> None:
+def test_a_derived_value_is_computed_once_and_freed_with_its_use_case() -> None:
     made: list[str] = []
 
     @use_case.of_use_case
@@ -124,7 +124,7 @@ def test_what_is_worked_out_of_a_use_case_is_worked_out_once_and_forgotten_with_
 
     shop, twin = (use_case.load(ROOT / "use_cases" / "restaurants.yaml") for _ in range(2))
     assert shout(shop) == shout(shop) == "RESTAURANTS" and len(made) == 1
-    assert shout(twin) == "RESTAURANTS" and len(made) == 2, "by identity: comparing two costs more than most of this"
+    assert shout(twin) == "RESTAURANTS" and len(made) == 2, "by identity: a comparison of two use cases costs more"
     known = weakref.ref(shop)
     del shop
     gc.collect()
