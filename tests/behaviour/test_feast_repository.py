@@ -1,66 +1,45 @@
-"""The Feast repository is a working one: apply, plan, online and historical reads give what Evermodel gives."""
+"""The Feast repository works: apply, plan, online and historical reads give the same values as Evermodel."""
 
 import os
 import shutil
 import subprocess
 import sys
 import warnings
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+import yaml
 
+from evermodel import use_case
+from evermodel.features.online_store import OnlineStore, materialize, views
+from evermodel.features.packed_store import PackedStore
+from evermodel.profile import load_profile
 from tests.support import ROOT
+from tests.support.online_shop import CASE, START, shop_log
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of its own with the use case of `test_online`, two materialisations, and Feast's registry applied."""
-    from evermodel.data.events import EventLog
-    from evermodel.data.ingest import ingest_table
-    from evermodel.features.online_store import materialize
-    from evermodel.features.packed_store import PackedStore
-    from evermodel.profile import load_profile
-    from tests.support.online_shop import CASE
-
+    """A project with the use case of `online_shop`, two materialisations, and Feast's registry applied."""
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "feature_repo", root / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "evermodel.yaml").write_text("")
     (root / "use_cases").mkdir()
-    (root / "use_cases" / "shop.yaml").write_text(_yaml(CASE))
-    rng = np.random.default_rng(4)
-    raw = pa.table(
-        {
-            "user": [f"u{value}" for value in rng.integers(0, 9, 300)],
-            "at": pa.array(
-                [START + timedelta(minutes=int(v)) for v in rng.integers(0, 5 * 1440, 300)], pa.timestamp("us", "UTC")
-            ),
-            "paid": rng.random(300).round(2),
-            "page": [f"p{value}" for value in rng.integers(0, 4, 300)],
-            "bought": rng.integers(0, 2, 300),
-        }
+    (root / "use_cases" / "shop.yaml").write_text(
+        yaml.safe_dump(CASE.model_dump(mode="json", exclude_none=True), sort_keys=False)
     )
     profile = load_profile(root)
-    log = EventLog(profile.place("shop", "events"))
-    ingest_table(CASE, "visits", raw, log, batch_id="first", now=START)
+    log = shop_log(profile.place("shop", "events"))
     store = PackedStore(profile.online_features)
     for day in (3, 5):
         materialize(CASE, log, store, offline_root=profile.offline_features, now=START + timedelta(days=day))
     store.close()
     _feast(root, "apply")
     return root
-
-
-def _yaml(case: object) -> str:
-    import yaml
-
-    return yaml.safe_dump(case.model_dump(mode="json", exclude_none=True), sort_keys=False)  # type: ignore[attr-defined]
 
 
 def _feast(root: Path, *words: str) -> str:
@@ -73,16 +52,13 @@ def _feast(root: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_feast_sees_every_definition_and_the_same_values(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feast_has_every_definition_and_the_same_values(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project / "feature_repo")  # the registry's path is relative to it
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Feast's own, of its dependencies
+        warnings.simplefilter("ignore")  # warnings of Feast's dependencies
         from feast import FeatureStore
 
-        from evermodel import use_case
-        from evermodel.features.online_store import OnlineStore, views
         from evermodel.features.repository import definitions
-        from evermodel.profile import load_profile
 
         profile = load_profile(project)
         case = use_case.load(project / "use_cases" / "shop.yaml")
@@ -100,8 +76,8 @@ def test_feast_sees_every_definition_and_the_same_values(project: Path, monkeypa
         ours = OnlineStore(case, profile.online_features).read("user", keys, timeout_s=1)
         for name in view.features:
             assert online[name] == ours[name].to_pylist(), name
-        asked = pd.DataFrame({"user": ["u1", "u1"], "event_timestamp": [START + timedelta(days=d) for d in (4, 6)]})
-        history = store.get_historical_features(asked, columns).to_df().sort_values("event_timestamp")
+        entities = pd.DataFrame({"user": ["u1", "u1"], "event_timestamp": [START + timedelta(days=d) for d in (4, 6)]})
+        history = store.get_historical_features(entities, columns).to_df().sort_values("event_timestamp")
     assert history["visits_3d"].tolist()[1] == ours["visits_3d"][0].as_py(), "the newest materialisation"
     assert history["visits_3d"].notna().all()
 

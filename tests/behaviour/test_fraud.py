@@ -1,6 +1,6 @@
-"""Fraud on the handbook's data: good enough to serve, not too good to be true, and the report that names the leak.
+"""Fraud on the handbook's data: good enough to serve, not too good to be true, and a report that names the leak.
 
-The stages are the real ones: ingest → point-in-time rows → turn → training → bundle → scores of the test week.
+The stages are the real ones: ingest → point-in-time rows → training round → bundle → scores of the test week.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.data.leakage import leakage_report, refuse
 from evermodel.errors import LeakageError
-from evermodel.evaluation.metrics import metric
-from evermodel.features.training_set import rows, training_rows
+from evermodel.features.training_set import build_rows, training_rows
 from evermodel.records import Window
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase, WindowFeature
+from tests.support.scores import metric
 
 pytestmark = pytest.mark.slow
 
-KNOWN = datetime(2018, 8, 16, tzinfo=UTC)  # a week after the last payment: every label has come
+KNOWN = datetime(2018, 8, 16, tzinfo=UTC)  # a week after the last payment: every label is known
 TEST = Window(start=datetime(2018, 8, 1, tzinfo=UTC), end=datetime(2018, 8, 8, tzinfo=UTC))
 LEAST_AUC, LEAST_PRECISION = 0.86, 0.60
 TOO_GOOD = 0.75  # an average precision that only the future can give
@@ -36,12 +36,12 @@ HANDBOOK = {
 }  # fmt: skip
 
 
-class Judged(NamedTuple):
-    """A trained release on the test week, and what the leakage report says of the rows it was trained and judged on."""
+class Result(NamedTuple):
+    """The figures of a trained release on the test week, and the leaks that the report finds in its rows."""
 
     auc: float
     precision: float
-    telling: list[str | None]  # columns that know the label
+    leaks: list[str | None]  # columns that know the label
 
 
 @pytest.fixture(scope="module")
@@ -52,53 +52,54 @@ def log(fraud: UseCase, shared_data: Path, tmp_path_factory: pytest.TempPathFact
     yield made
 
 
-def judge(use_case: UseCase, log: EventLog, out: Path) -> Judged:
-    """Train on `training.first` when its labels are known, score every payment of the test week."""
+def train_and_evaluate(use_case: UseCase, log: EventLog, out: Path) -> Result:
+    """Trains on `training.first` when its labels are known, and scores every payment of the test week."""
     first = use_case.training.first
     assert first is not None
-    now = TEST.start  # a week after the first window: its labels have come
-    turn = training_rows(
+    now = TEST.start  # a week after the first window: its labels are known
+    training = training_rows(
         use_case, log, windows=[first], now=now, champion_cursor=None, mode="from_scratch", seed=use_case.training.seed
     )
-    trained = train_release(use_case, turn, parent=None, mode="from_scratch", trigger=None, now=now, out=str(out))
-    test = rows(use_case, log, window=TEST, now=KNOWN)
+    trained = train_release(use_case, training, parent=None, mode="from_scratch", trigger=None, now=now, out=str(out))
+    test = build_rows(use_case, log, window=TEST, now=KNOWN)
     scores = bundle.open_release(trained.release).score(test)
     labels = test["label:fraud"]
     assert labels.null_count == 0
     auc, precision = metric("auc", scores, labels), metric("average_precision", scores, labels)
-    both = pa.concat_tables([turn.train, test])
-    findings = leakage_report(use_case, both, train=np.arange(both.num_rows) < turn.train.num_rows, label="fraud")
+    both = pa.concat_tables([training.train, test])
+    findings = leakage_report(use_case, both, train=np.arange(both.num_rows) < training.train.num_rows, label="fraud")
+    leaks = [finding.column for finding in findings if finding.level == "leak"]
     print(
-        f"\n{use_case.name}: {turn.train.num_rows} rows trained on in {trained.seconds:.1f} s, {test.num_rows} tested: "
+        f"\n{use_case.name}: {training.train.num_rows} rows trained on in {trained.seconds:.1f} s, {test.num_rows} tested: "
         f"AUC {auc:.3f}, average precision {precision:.3f}; leaks: "
-        f"{', '.join(str(one.column) for one in findings if one.level == 'leak') or 'none'}"
+        f"{', '.join(map(str, leaks)) or 'none'}"
     )
     assert auc is not None and precision is not None
     try:
         refuse(findings)
     except LeakageError as error:
-        assert all(str(one.column) in str(error) for one in findings if one.level == "leak")
-    return Judged(auc, precision, [one.column for one in findings if one.level == "leak"])
+        assert all(str(column) in str(error) for column in leaks)
+    return Result(auc, precision, leaks)
 
 
 def test_fraud_is_found_by_the_fifteen_features(fraud: UseCase, log: EventLog, tmp_path: Path) -> None:
     assert set(fraud.feature_columns()) == HANDBOOK
-    found = judge(fraud, log, tmp_path)
-    assert found.telling == []
+    found = train_and_evaluate(fraud, log, tmp_path)
+    assert found.leaks == []
     assert found.auc >= LEAST_AUC
     assert LEAST_PRECISION <= found.precision <= TOO_GOOD
 
 
-def test_without_the_delay_it_is_too_good_and_the_report_says_why(
+def test_without_the_delay_it_is_too_good_and_the_report_names_the_columns(
     fraud: UseCase, log: EventLog, tmp_path: Path
 ) -> None:
     at_once = tuple(
         feature.model_copy(update={"delay": 0}) if isinstance(feature, WindowFeature) else feature
         for feature in fraud.features
     )
-    found = judge(fraud.model_copy(update={"name": "fraud_at_once", "features": at_once}), log, tmp_path)
+    found = train_and_evaluate(fraud.model_copy(update={"name": "fraud_at_once", "features": at_once}), log, tmp_path)
     assert found.precision > TOO_GOOD
-    assert found.telling == ["terminal_fraud_1d", "terminal_fraud_7d", "terminal_fraud_30d"]
+    assert found.leaks == ["terminal_fraud_1d", "terminal_fraud_7d", "terminal_fraud_30d"]
 
 
 def test_a_week_lived_with_labels_a_week_late(fraud: UseCase, shared_data: Path, tmp_path: Path) -> None:
@@ -119,6 +120,6 @@ def test_a_week_lived_with_labels_a_week_late(fraud: UseCase, shared_data: Path,
         known = datetime.fromisoformat(run["at"]) - timedelta(days=7)
         spans = [*run["trained_on"], run["gate_window"]]
         assert all(first.end <= datetime.fromisoformat(span["start"]) for span in spans), "new to the champion"
-        assert all(datetime.fromisoformat(span["end"]) <= known for span in spans), "their labels had come"
+        assert all(datetime.fromisoformat(span["end"]) <= known for span in spans), "their labels were known"
         assert run["step0_loss"] == pytest.approx(run["parent_loss"], abs=1e-5)
     assert lives["stateful"]["totals"]["metric"] > lives["static"]["totals"]["metric"]
