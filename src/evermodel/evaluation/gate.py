@@ -50,14 +50,14 @@ class Measurements:
 
 def judge(gate: Gate, measured: Measurements) -> Verdict:
     """The verdict, with every check, and the reasons as text."""
-    checks = [_smoke(gate, measured), _size(gate, measured)]
+    checks = [_smoke_check(gate, measured), _size_check(gate, measured)]
     if measured.smoke_failure is None:
         checks += measured.behaviour
         if measured.rows >= gate.minimum_rows:  # fewer rows are no evidence
-            checks += [_baseline(gate, measured, baseline) for baseline in measured.baselines]
-            checks += _slices(measured)
-            checks += _calibration(gate, measured)
-    word, why = _word(gate, measured, checks)
+            checks += [_baseline_check(gate, measured, baseline) for baseline in measured.baselines]
+            checks += _slice_checks(measured)
+            checks += _calibration_checks(gate, measured)
+    word, why = _decide(gate, measured, checks)
     failed = sorted((check for check in checks if not check.passed), key=lambda check: check.level != "enforce")
     reasons = (why, *(f"{check.name} ({_consequence(check)}): {check.reason}" for check in failed))
     return Verdict(word=word, difference=measured.difference, checks=tuple(checks), reasons=reasons)
@@ -67,25 +67,23 @@ def _consequence(check: Check) -> str:
     return "enforced, failed" if check.level == "enforce" else "warning"
 
 
-def _word(gate: Gate, measured: Measurements, checks: list[Check]) -> tuple[VerdictWord, str]:
+def _decide(gate: Gate, measured: Measurements, checks: list[Check]) -> tuple[VerdictWord, str]:
     failed = [check.name for check in checks if check.level == "enforce" and not check.passed]
     if failed:
         return "reject", f"enforced checks failed: {', '.join(failed)}"
     if measured.rows < gate.minimum_rows:
-        return "hold", f"{measured.rows} rows with known labels to judge on, fewer than {gate.minimum_rows}"
+        return "hold", f"{measured.rows} rows with known labels, fewer than {gate.minimum_rows}"
     if measured.value is None:
         return "hold", f"{measured.metric} is undefined on these {measured.rows} rows"
     if not measured.has_champion:
         return "promote", f"no champion yet; {measured.metric} is {measured.value:.4f} and every enforced check passed"
     if measured.difference is None:
         return "hold", f"the difference in {measured.metric} is undefined on these {measured.rows} rows"
-    return _compared(gate, measured, measured.difference)
+    return _compare(gate, measured, measured.difference)
 
 
-def _compared(gate: Gate, measured: Measurements, difference: Interval) -> tuple[VerdictWord, str]:
-    less = (
-        " (less is better; the sign of the difference is reversed)" if METRICS[measured.metric].less_is_better else ""
-    )
+def _compare(gate: Gate, measured: Measurements, difference: Interval) -> tuple[VerdictWord, str]:
+    less = " (less is better, so the sign is reversed)" if METRICS[measured.metric].less_is_better else ""
     figures = (
         f"{measured.metric} {_number(measured.value)} against the champion's {_number(measured.champion_value)}{less}: "
         f"difference {difference.point:+.4f}, {difference.level:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
@@ -99,13 +97,13 @@ def _compared(gate: Gate, measured: Measurements, difference: Interval) -> tuple
     return "promote", f"{figures}: at least as good, and its lower bound is above −{gate.margin:g}"
 
 
-def _smoke(gate: Gate, measured: Measurements) -> Check:
+def _smoke_check(gate: Gate, measured: Measurements) -> Check:
     passed = measured.smoke_failure is None
-    reason = "the packed model answers a row, and a row of nulls" if passed else str(measured.smoke_failure)
+    reason = "the packed model scores a row, and a row of nulls" if passed else str(measured.smoke_failure)
     return Check(name="smoke", level=gate.smoke, passed=passed, reason=reason)
 
 
-def _size(gate: Gate, measured: Measurements) -> Check:
+def _size_check(gate: Gate, measured: Measurements) -> Check:
     return Check(
         name="size",
         level="enforce",
@@ -116,7 +114,7 @@ def _size(gate: Gate, measured: Measurements) -> Check:
     )
 
 
-def _baseline(gate: Gate, measured: Measurements, baseline: BaselineResult) -> Check:
+def _baseline_check(gate: Gate, measured: Measurements, baseline: BaselineResult) -> Check:
     name = f"baseline:{baseline.name}"
     if baseline.difference is None:
         why = baseline.reason or f"{measured.metric} is undefined for it"
@@ -142,16 +140,20 @@ def _withstands(gate: Gate, trivial: bool, difference: float) -> bool:
     return difference > 0 if trivial else difference >= -gate.margin
 
 
-def _slices(measured: Measurements) -> list[Check]:
+def _slice_checks(measured: Measurements) -> list[Check]:
     """One check for each slice with a max_drop: the part that fell most below the champion."""
     parts: dict[Slice, list[SliceResult]] = {}
     for result in measured.slices:
         if result.slice.max_drop is not None:
             parts.setdefault(result.slice, []).append(result)
-    return [_slice(measured.metric, part, results) for part, results in parts.items()] if measured.has_champion else []
+    return (
+        [_slice_check(measured.metric, part, results) for part, results in parts.items()]
+        if measured.has_champion
+        else []
+    )
 
 
-def _slice(metric: str, part: Slice, results: list[SliceResult]) -> Check:
+def _slice_check(metric: str, part: Slice, results: list[SliceResult]) -> Check:
     sign = METRICS[metric].sign
     drops = [
         (sign * (result.champion - result.challenger), result)
@@ -170,7 +172,7 @@ def _slice(metric: str, part: Slice, results: list[SliceResult]) -> Check:
     return Check(name=name, level=part.level, passed=drop <= bound, reason=reason, value=drop, bound=bound)
 
 
-def _calibration(gate: Gate, measured: Measurements) -> list[Check]:
+def _calibration_checks(gate: Gate, measured: Measurements) -> list[Check]:
     bound, error = gate.calibration_error, measured.calibration_error
     if bound is None:
         return []

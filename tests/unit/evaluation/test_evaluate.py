@@ -85,7 +85,7 @@ def test_the_same_call_gives_the_same_report_but_for_the_time_it_took(tmp_path: 
 def test_fewer_rows_than_the_minimum_hold(tmp_path: Path) -> None:
     found = report_of(tmp_path, gate=Gate(minimum_rows=401))
     assert found.verdict.word == "hold"
-    assert "400 rows with known labels to judge on, fewer than 401" in found.verdict.reasons[0]
+    assert "400 rows with known labels, fewer than 401" in found.verdict.reasons[0]
 
 
 def test_rows_without_a_known_label_are_left_out(tmp_path: Path) -> None:
