@@ -13,34 +13,29 @@ from evermodel.clock import micros
 from evermodel.features.training_set import TrainingRows
 from evermodel.records import BundleRef, Release, Window
 from evermodel.scores import ScoreKind, Scores
-from evermodel.use_case import UseCase, parse
+from evermodel.use_case import UseCase
+from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=60)
 Formula = Callable[[pa.Table], NDArray[np.float64]]
 
-BINARY = """
-name: small
-framing: binary
-entities: [{name: shop, key: shop}]
-sources:
-  - name: visits
-    reader: csv
-    event_time: {row_number: {start: 2026-01-01T00:00:00Z, step: 1h}}
-    fields: [{name: shop, type: string}, {name: x}, {name: z}, {name: sold, type: bool}]
-predict: {source: visits}
-labels: [{name: sold, kind: column, delay: 1d}]
-features: [{name: x, kind: column}, {name: z, kind: column}]
-objectives: [{name: sale, label: sold}]
-evaluation: {metric: accuracy, baselines: [random, majority, boosting]}
-gate: {margin: 0.05, minimum_rows: 30}
-monitoring: {window: 7d}
-"""
 
-
-def case(text: str = BINARY, **changes: object) -> UseCase:
+def case(**changes: object) -> UseCase:
     """The small use case, with whole sections replaced."""
-    return parse(text).model_copy(update=changes)
+    small = make_use_case(
+        name="small",
+        entities={"shop": "shop"},
+        fields={"shop": "string", "x": {}, "z": {}, "sold": "bool"},
+        source={"event_time": {"row_number": {"start": "2026-01-01T00:00:00Z", "step": "1h"}}},
+        labels={"sold": {"delay": "1d"}},
+        features={"x": {}, "z": {}},
+        objectives={"sale": "sold"},
+        evaluation={"metric": "accuracy", "baselines": ["random", "majority", "boosting"]},
+        gate={"margin": 0.05, "minimum_rows": 30},
+        monitoring={"window": "7d"},
+    )
+    return small.model_copy(update=changes)
 
 
 def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0) -> pa.Table:
