@@ -8,7 +8,7 @@ from evermodel.columns import Ints
 
 
 def newest_share(times: Ints, share: float) -> int:
-    """The cut (µs) that leaves about `share` of the rows at it or after it.
+    """The cut (µs) with about `share` of the rows at it or after it.
 
     Rows of one time stay together, so the newer side may hold more than its share. It never takes all rows if there are
     two different times. A share of 0, or no rows: a cut after every row. ValueError if the share isn't in 0..1.

@@ -35,7 +35,7 @@ class Measure:
 class FieldArrays:
     """A field's values, n of them. `bulk` needs `valid`, and `values` for sums, or `codes` for distinct counts."""
 
-    valid: Flags  # n, False where null
+    valid: Flags  # n, False if null
     values: NDArray[Any] | None = None  # n: float64 for sums; any type for `Incremental`
     codes: Ints | None = None  # n: the number of each distinct value
     resolution: float = 1.0

@@ -154,10 +154,10 @@ def _count_below(values: Ints, end: Ints, bound: Ints) -> Ints:
     for bit in range(int(max(values.max(initial=0), bound.max(initial=0))).bit_length() - 1, -1, -1):
         zero = ((values >> bit) & 1) == 0
         zeros = np.append(0, np.cumsum(zero))
-        one = ((bound >> bit) & 1) == 1
+        is_set = ((bound >> bit) & 1) == 1
         low_zeros, high_zeros = zeros[low], zeros[high]
-        counted += np.where(one, high_zeros - low_zeros, 0)
-        low = np.where(one, zeros[-1] + low - low_zeros, low_zeros)
-        high = np.where(one, zeros[-1] + high - high_zeros, high_zeros)
+        counted += np.where(is_set, high_zeros - low_zeros, 0)
+        low = np.where(is_set, zeros[-1] + low - low_zeros, low_zeros)
+        high = np.where(is_set, zeros[-1] + high - high_zeros, high_zeros)
         values = np.concatenate([values[zero], values[~zero]])
     return counted

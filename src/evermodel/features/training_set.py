@@ -119,39 +119,40 @@ def training_rows(
     table = rows if rows is not None else _all_rows(use_case, log, now)
     table = table.filter(pa.array(_usable(use_case, log, table, now, given=rows is not None)))
     time = ints(table["event_time"])
-    asked = tuple(windows) or _default_windows(use_case, champion_cursor, now)
+    given_windows = tuple(windows) or _default_windows(use_case, champion_cursor, now)
     floor = micros(champion_cursor) if champion_cursor is not None else None
-    inside = _inside(time, asked)
+    inside = _inside(time, given_windows)
     fresh = inside if floor is None else inside & (time >= floor)
     share = use_case.gate.first_share if floor is None else use_case.gate.share
-    cut = _cut(use_case, time[fresh], share, asked)
+    cut = _cut(use_case, time[fresh], share, given_windows)
     gate = fresh & (time >= cut)
     if floor is not None and mode == "from_scratch":
         trained = _from_scratch_windows(use_case, time, cut)
     else:
-        trained = tuple(Window(start=w.start, end=min(w.end, from_micros(cut))) for w in asked if w.span[0] < cut)
+        trained = tuple(
+            Window(start=w.start, end=min(w.end, from_micros(cut))) for w in given_windows if w.span[0] < cut
+        )
     train = np.flatnonzero(_inside(time, trained))
     if not train.size:
         raise DataError(f"{use_case.name}: no matured, labelled row to train on before {from_micros(cut)}")
     generator = np.random.default_rng(seed)
     train = _sample(use_case, table, train, generator)
-    rehearsal, rehearsal_window = None, None
+    rehearsal, rehearsal_window = np.zeros(0, np.int64), None
     if floor is not None and mode == "stateful":
         pool = _rehearsal_pool(use_case, time, floor) & ~_inside(time, trained)
         rehearsal = _draw(pool, use_case.training.stateful.rehearsal_share, train.size, generator)
         if rehearsal.size:
-            rehearsal_window = Window(start=from_micros(time[pool].min()), end=champion_cursor or now)
+            rehearsal_window = Window(start=from_micros(time[pool].min()), end=from_micros(floor))
     ids = ints(table["row_id"])
-    seen = ids[train] if rehearsal is None else np.concatenate([ids[train], ids[rehearsal]])
-    end = max(window.end for window in asked)
+    end = max(window.end for window in given_windows)
     return TrainingRows(
         train=table.take(pa.array(train)),
         gate=table.filter(pa.array(gate)),
-        rehearsal=table.take(pa.array(rehearsal)) if rehearsal is not None and rehearsal.size else None,
+        rehearsal=table.take(pa.array(rehearsal)) if rehearsal.size else None,
         windows=trained,
         gate_window=Window(start=from_micros(cut), end=from_micros(int(time[gate].max()) + 1)),
         rehearsal_window=rehearsal_window,
-        row_digest=row_digest(seen),
+        row_digest=row_digest(np.concatenate([ids[train], ids[rehearsal]])),
         cursor=end if floor is None else from_micros(cut),
         data_version=data_version or log.data_version([source.name for source in use_case.sources]),
     )
@@ -195,10 +196,10 @@ def _inside(time: Ints, windows: Sequence[Window]) -> Flags:
     return inside
 
 
-def _cut(use_case: UseCase, time: Ints, share: float, asked: Sequence[Window]) -> int:
+def _cut(use_case: UseCase, time: Ints, share: float, given_windows: Sequence[Window]) -> int:
     """The event time from which rows are gate rows: the newest `share`, at least one, never through a tie."""
     if not time.size:
-        spans = ", ".join(str(window) for window in asked)
+        spans = ", ".join(str(window) for window in given_windows)
         raise DataError(f"{use_case.name}: no matured, labelled row in {spans} that no model has trained on")
     return newest_share(time, max(share, 1 / time.size))
 

@@ -1,5 +1,7 @@
 """The simulated marketplace: reproducible rows, and outcomes with the stated probabilities."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -167,36 +169,39 @@ def test_outcomes_depend_on_no_other_row() -> None:
     assert simulated.outcomes(impressions.slice(0, 0)).schema == whole.schema
 
 
-def test_another_marketplace_is_another_file() -> None:
-    section = {
-        "seed": 1,
-        "history": {"start": MONDAY, "end": days(1).end},
-        "live_windows": 1,
-        "users": {
-            "key": "reader",
-            "count": 20,
-            "id": "r{}",
-            "attributes": {"adult": {"kind": "category", "values": {"true": 1, "false": 3}}},
-        },
-        "items": {
-            "key": "book",
-            "count": 9,
-            "id": "b{}",
-            "attributes": {"pages": {"kind": "number", "link": "exp", "location": 5, "scale": 1, "noise": "uniform"}},
-        },
-        "traffic": {"per_day": 300, "candidates": 5, "shown": 3},
-        "behaviour": {
-            "intercept": 0,
-            "terms": {"long": {"kind": "slope", "of": "pages", "by": "adult", "weights": {"false": -1}}},
-        },
-        "outcomes": {
-            "source": "loans",
-            "after": {"kind": "number", "location": 5, "min": 1, "max": 10},
-            "reported": {"kind": "number"},
-        },
-    }
+LIBRARY: dict[str, Any] = {
+    "seed": 1,
+    "history": {"start": MONDAY, "end": days(1).end},
+    "live_windows": 1,
+    "users": {
+        "key": "reader",
+        "count": 20,
+        "id": "r{}",
+        "attributes": {"adult": {"kind": "category", "values": {"true": 1, "false": 3}}},
+    },
+    "items": {
+        "key": "book",
+        "count": 9,
+        "id": "b{}",
+        "attributes": {"pages": {"kind": "number", "link": "exp", "location": 5, "scale": 1, "noise": "uniform"}},
+    },
+    "traffic": {"per_day": 300, "candidates": 5, "shown": 3},
+    "behaviour": {
+        "intercept": 0,
+        "terms": {"long": {"kind": "slope", "of": "pages", "by": "adult", "weights": {"false": -1}}},
+    },
+    "outcomes": {
+        "source": "loans",
+        "after": {"kind": "number", "location": 5, "min": 1, "max": 10},
+        "reported": {"kind": "number"},
+    },
+}
+
+
+def library() -> use_case.UseCase:
+    """Another marketplace: readers and books."""
     text = {"type": "string"}
-    library = use_case.UseCase.model_validate(
+    return use_case.UseCase.model_validate(
         {
             "name": "library",
             "framing": "ranking",
@@ -227,10 +232,13 @@ def test_another_marketplace_is_another_file() -> None:
             "objectives": [{"name": "lent", "label": "lent"}],
             "evaluation": {"metric": "ndcg"},
             "monitoring": {"window": "1d"},
-            "simulator": section,
+            "simulator": LIBRARY,
         }
     )
-    simulated = Simulator(library)
+
+
+def test_another_marketplace_is_another_file() -> None:
+    simulated = Simulator(library())
     history = simulated.history(days(0))
     shelf = history["shelf"]
     assert shelf.column_names == ["visit", "reader", "isbn", "adult", "pages", "at"]
