@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evermodel import storage
 from evermodel.records import Window
+from tests.support.use_cases import use_case_text
 
 NAME = "pumps"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -23,47 +25,47 @@ FIRST = Window(start=START, end=START + 3 * DAY)
 LIVE = tuple(Window(start=FIRST.end + n * DAY, end=FIRST.end + (n + 1) * DAY) for n in range(2))
 PER_DAY = 400
 
-CASE = """
-name: pumps
-framing: binary
-entities: [{name: pump, key: pump}]
-sources:
-  - name: readings
-    reader: csv
-    path: readings.csv
-    event_time: {field: at}
-    unique: [id]
-    fields:
-      - {name: id, type: string}
-      - {name: at, type: timestamp}
-      - {name: pump, type: string}
-      - {name: load, min: -20, max: 20}
-      - {name: heat, min: -20, max: 20}
-      - {name: failed, type: int, values: ["0", "1"]}
-predict: {source: readings}
-labels: [{name: failed, kind: column, delay: 1h}]
-features:
-  - {name: load, kind: column}
-  - {name: heat, kind: column}
-  - {name: recent, kind: window, source: readings, entity: pump, aggregate: mean, field: load, spans: [6h]}
-objectives: [{name: failed, label: failed, model: {kind: mlp, hidden: [8]}}]
-training:
-  first: {start: 2026-01-01T00:00:00Z, end: 2026-01-04T00:00:00Z}
-  epochs: 4
-  batch_size: 64
-  learning_rate: 0.03
-  stateful: {epochs: 8, batch_size: 32, learning_rate: 0.03, rehearsal_share: 0.05}
-evaluation: {metric: accuracy, baselines: [random, majority]}
-gate: {share: 0.3, margin: 0.1, resamples: 100}
-monitoring: {window: 1d, minimum_rows: 100, performance_drop: 0.1}
-retraining: {minimum_new_rows: 100}
-"""
+#: The arguments of `tests.support.use_cases.use_case_text`.
+PUMPS: dict[str, Any] = {
+    "name": "pumps",
+    "entities": {"pump": "pump"},
+    "source": {"name": "readings", "path": "readings.csv", "unique": ["id"]},
+    "fields": {
+        "id": "string",
+        "at": "timestamp",
+        "pump": "string",
+        "load": {"min": -20, "max": 20},
+        "heat": {"min": -20, "max": 20},
+        "failed": {"type": "int", "values": ["0", "1"]},
+    },
+    "labels": {"failed": {"delay": "1h"}},
+    "features": {
+        "load": {},
+        "heat": {},
+        "recent": {
+            "kind": "window", "source": "readings", "entity": "pump", "aggregate": "mean", "field": "load", "spans": ["6h"],
+        },
+    },
+    "objectives": {"failed": {"label": "failed", "model": {"kind": "mlp", "hidden": [8]}}},
+    "training": {
+        "first": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-04T00:00:00Z"},
+        "epochs": 4,
+        "batch_size": 64,
+        "learning_rate": 0.03,
+        "stateful": {"epochs": 8, "batch_size": 32, "learning_rate": 0.03, "rehearsal_share": 0.05},
+    },
+    "evaluation": {"metric": "accuracy", "baselines": ["random", "majority"]},
+    "gate": {"share": 0.3, "margin": 0.1, "resamples": 100},
+    "monitoring": {"window": "1d", "minimum_rows": 100, "performance_drop": 0.1},
+    "retraining": {"minimum_new_rows": 100},
+}  # fmt: skip
 
 
-def write_use_case(root: Path) -> Path:
-    """Write the use-case file into a project's folder."""
-    path = root / "use_cases" / f"{NAME}.yaml"
-    storage.write_text(path, CASE.lstrip())
+def write_use_case(root: Path, **changes: Any) -> Path:
+    """Write the use-case file into a project's folder. `changes`: other arguments than those of `PUMPS`."""
+    made = PUMPS | changes
+    path = root / "use_cases" / f"{made['name']}.yaml"
+    storage.write_text(path, use_case_text(**made))
     return path
 
 

@@ -27,7 +27,7 @@ from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.use_case import UseCase
 from evermodel.workflow import Project
-from tests.support.pump_use_case import CASE, FIRST, LIVE, NAME, PER_DAY, readings, write_readings, write_use_case
+from tests.support.pump_use_case import FIRST, LIVE, NAME, PER_DAY, PUMPS, readings, write_readings, write_use_case
 from tests.support.servers import redis_server
 
 FIRST_NOW = f"--now={FIRST.end.isoformat()}"
@@ -83,9 +83,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     result = run_cli("init", "project", "--template", "electricity")
     assert result.status == 0 and "project/evermodel.yaml" in result.out.splitlines()
     os.chdir(folder / "project")
-    pumps = write_use_case(Path())
-    strict = CASE.replace("name: pumps", "name: strict", 1).replace("gate: {", "gate: {minimum_rows: 100000, ", 1)
-    pumps.with_name("strict.yaml").write_text(strict.lstrip())
+    write_use_case(Path())
+    write_use_case(Path(), name="strict", gate=PUMPS["gate"] | {"minimum_rows": 100_000})
     write_readings(Path("data"), readings())
     yield folder / "project"
     os.chdir(before)

@@ -7,7 +7,7 @@ import pytest
 from evermodel import storage, workflow
 from evermodel.features import training_set
 from evermodel.workflow import Project
-from tests.support.pump_use_case import CASE, FIRST, NAME, readings, write_readings, write_use_case
+from tests.support.pump_use_case import FIRST, NAME, readings, write_readings, write_use_case
 from tests.support.servers import s3_server
 
 
@@ -17,7 +17,7 @@ from tests.support.servers import s3_server
 def test_a_search_leaves_nothing_behind_in_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evermodel.training.tuning import tune_objective
 
-    write_use_case(tmp_path).write_text(CASE.lstrip() + "split: {validation: 0.2}\n")
+    write_use_case(tmp_path, split={"validation": 0.2})
     (tmp_path / "evermodel.yaml").write_text("")
     write_readings(tmp_path / "data", readings(3))
     project = Project.open(tmp_path)

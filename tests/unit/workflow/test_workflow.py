@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,15 +17,15 @@ from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
 from evermodel.workflow.monitoring import _answering
 from evermodel.workflow.retraining import _new_rows
-from tests.support.pump_use_case import CASE, DAY, FIRST, LIVE, NAME, readings, write_readings, write_use_case
+from tests.support.pump_use_case import DAY, FIRST, LIVE, NAME, PUMPS, readings, write_readings, write_use_case
 
 NOW = FIRST.end
 LATER = LIVE[-1].end
 
 
-def make_project(folder: Path, *, case: str = CASE, days: int = 5) -> Project:
+def make_project(folder: Path, *, days: int = 5, **changes: Any) -> Project:
     (folder / "evermodel.yaml").write_text("")
-    write_use_case(folder).write_text(case.lstrip())
+    write_use_case(folder, **changes)
     write_readings(folder / "data", readings(days))
     project = Project.open(folder)
     workflow.ingest(project, NAME, data_dir=folder / "data", now=NOW)
@@ -44,7 +45,9 @@ def live(project: Project, plan: Plan) -> Release:
 
 def serve(project: Project, day: Window, release: Release) -> None:
     _, case = project.find(NAME)
-    rows = training_set.build_rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(["failed"])
+    rows = training_set.build_rows(case, project.log(case), window=day, now=day.end, labelled=False).drop_columns(
+        ["failed"]
+    )
     served = score_rows(bundle.open_release(release), rows)
     ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
@@ -103,9 +106,8 @@ def test_without_a_champion_the_first_window_is_trained_on_from_scratch(fresh: P
 
 
 def test_without_a_first_window_one_must_be_named(fresh: Project) -> None:
-    uri, _ = fresh.find(NAME)
-    lines = [line for line in CASE.lstrip().splitlines(keepends=True) if not line.startswith("  first:")]
-    Path(uri).write_text("".join(lines))
+    training = {name: value for name, value in PUMPS["training"].items() if name != "first"}
+    write_use_case(fresh.profile.root, training=training)
     with pytest.raises(InputError, match=r"name the windows to train on, or training\.first"):
         workflow.plan(fresh, NAME, now=NOW)
     assert workflow.plan(fresh, NAME, now=NOW, windows=[FIRST]).windows == (FIRST,)
@@ -223,7 +225,7 @@ def test_a_window_is_held_against_the_champion_that_answered_it(
 
 def test_a_window_is_looked_at_again_once_its_labels_have_come(tmp_path: Path) -> None:
     """Labels that take two days, windows of one: the moved day's performance is known when the next but one is over."""
-    project = make_project(tmp_path, case=CASE.replace("delay: 1h", "delay: 2d"), days=8)
+    project = make_project(tmp_path, days=8, labels={"failed": {"delay": "2d"}})
     first = live(project, workflow.plan(project, NAME, now=NOW + 2 * DAY, windows=[FIRST]))
     moved = LIVE[-1]
     days = [Window(start=moved.start + n * DAY, end=moved.end + n * DAY) for n in range(3)]
