@@ -220,7 +220,7 @@ def test_light_modules_import_no_heavy_library() -> None:
 
 def test_the_files_that_start_a_ray_are_one_unit_of_work() -> None:
     units = {path: ray_scheduler.unit(f"{_file(path)}::test[a::b]", ROOT) for path in TESTS if path != Path(__file__)}
-    starters = [path for path in units if re.search(r"\bray\.(init|shutdown)\(", path.read_text())]
+    starters = [path for path in units if re.search(r"\bray\.(init|shutdown)\(|deployments import start", path.read_text())]
     assert {path.stem for path in starters} >= {"test_ray_train", "test_serve"}
     assert {units[path] for path in starters} == {ray_scheduler.GROUP}
     assert units[ROOT / "tests/unit/test_parsing.py"] == "tests/unit/test_parsing.py"
