@@ -16,13 +16,13 @@ import pytest
 
 from evermodel import bundle, use_case, workflow
 from evermodel.backtest.backtest import replay
-from evermodel.evaluation.evaluate import as_served
 from evermodel.execution.launch import environment
 from evermodel.features import training_set
+from evermodel.features.as_served import as_served
 from evermodel.ledger import Ledger
 from evermodel.records import Decision, EvaluationReport, Promotion, TrainingManifest, Window
 from evermodel.scaffold import write_project
-from evermodel.serving.batch import scored
+from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
 from tests.support.pump_use_case import LIVE, NAME, readings, write_readings, write_use_case
@@ -103,8 +103,8 @@ def serve(project: Project, window: Window) -> None:
     _, case = project.find(NAME)
     champion = project.ledger().champion(NAME)
     assert champion is not None
-    rows = training_set.rows(case, project.log(case), window=window, now=window.end, labelled=False)
-    served = scored(case, bundle.open_release(champion), as_served(case, rows.drop_columns(["failed"])))
+    rows = training_set.build_rows(case, project.log(case), window=window, now=window.end, labelled=False)
+    served = score_rows(bundle.open_release(champion), as_served(case, rows.drop_columns(["failed"])))
     ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
     log.append(served.append_column("prediction_id", ids))
