@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evermodel.bundle import Bundle
+from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
     from evermodel.features.training_set import TrainingRows
@@ -44,6 +45,17 @@ class Fitted:
     step0_loss: float | None = None
     parent_loss: float | None = None
     not_restored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObjectiveTrainer:
+    """What every kind of trainer is made of. `num_workers` 0: in this process. `out`: the folder where workers meet."""
+
+    use_case: UseCase
+    objective: str
+    seed: int
+    num_workers: int
+    out: str
 
 
 class Trainer(Protocol):

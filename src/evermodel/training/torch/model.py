@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from evermodel.errors import StateError
 from evermodel.features.transforms import Inputs, Transforms
-from evermodel.scores import ScoreKind, Scores
+from evermodel.scores import Scores
+from evermodel.training.tabular_model import TabularModel
 from evermodel.training.task import Task
 from evermodel.training.torch import state
 from evermodel.training.torch.loop import EncodedRows, mean_loss
@@ -30,24 +31,15 @@ from evermodel.use_case import Model
 BLOCK = {"cpu": 64, "cuda": 4096}  # rows of one forward pass
 
 
-class NetworkModel:
+class NetworkModel(TabularModel):
     """Rows → scores, by the tree of `model.json` and the arrays of `weights.safetensors`."""
 
     def __init__(self, tree: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
-        self.transforms = Transforms.from_dict(tree["transforms"])
-        self.task = Task.from_dict(dict(tree["task"]))
+        super().__init__(tree)
         self.module = build(Model(**tree["model"]), self.transforms.spec, self.task.outputs, seed=0)
         state.load_weights(self.module, weights)
         self.module.eval()
         self._device = torch.device("cpu")
-
-    @property
-    def kind(self) -> ScoreKind:
-        return self.task.type
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
 
     def to(self, device: str) -> None:
         """Answer on `cpu` or `cuda` from now on. StateError if there is no such device."""
@@ -58,9 +50,6 @@ class NetworkModel:
         except (RuntimeError, AssertionError) as error:
             raise StateError(f"the model can't be put on {device!r}: {error}") from None
         self._device = torch.device(device)
-
-    def encode(self, rows: pa.Table) -> Inputs:
-        return self.transforms.apply(rows)
 
     def score(self, encoded: Inputs) -> Scores:
         return to_scores(self.task, outputs_of(self.module, encoded, self.task.outputs, self._device))

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evermodel.bundle import Bundle
 from evermodel.training.torch import loop, state
 from evermodel.training.torch.losses import loss_function
 from evermodel.training.torch.start import Start, begin
-from evermodel.training.trainer import Fitted
-from evermodel.use_case import UseCase
+from evermodel.training.trainer import Fitted, ObjectiveTrainer
 
 if TYPE_CHECKING:
     from evermodel.features.training_set import TrainingRows
 
 
-@dataclass(frozen=True)
-class NetworkTrainer:
+class NetworkTrainer(ObjectiveTrainer):
     """Restores weights, optimizer, scheduler, random state, transforms, vocabularies and the data cursor."""
-
-    use_case: UseCase
-    objective: str
-    seed: int
-    num_workers: int
-    out: str
 
     def fit(self, rows: TrainingRows, parent: Bundle | None) -> Fitted:
         start = begin(self.use_case, self.objective, rows, parent=parent, seed=self.seed)

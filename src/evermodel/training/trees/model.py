@@ -16,40 +16,29 @@ from numpy.typing import NDArray
 
 from evermodel.errors import StateError
 from evermodel.features.transforms import Inputs, Transforms
-from evermodel.scores import Floats, ScoreKind, Scores
+from evermodel.scores import Floats, Scores
+from evermodel.training.tabular_model import TabularModel
 from evermodel.training.task import LabelTargets, Task
 
 TREES = "trees.txt"
 
 
-class TreeModel:
+class TreeModel(TabularModel):
     """Rows → scores, by the tree of `model.json` and the text of `trees.txt`."""
 
     def __init__(self, tree: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
         if TREES not in texts:
             raise StateError(f"a bundle of trees needs {TREES}")
-        self.transforms = Transforms.from_dict(tree["transforms"])
-        self.task = Task.from_dict(dict(tree["task"]))
+        super().__init__(tree)
         self.booster = read_booster(texts[TREES])
         width = len(self.transforms.spec.dense) + len(self.transforms.spec.ids)
         if self.booster.num_feature() != width:
             raise StateError(f"the trees take {self.booster.num_feature()} inputs, the transforms make {width}")
 
-    @property
-    def kind(self) -> ScoreKind:
-        return self.task.type
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
-
     def to(self, device: str) -> None:
         """Trees answer on the CPU. StateError for any other device."""
         if device != "cpu":
             raise StateError(f"the model can't be put on {device!r}: trees answer on a CPU only")
-
-    def encode(self, rows: pa.Table) -> Inputs:
-        return self.transforms.apply(rows)
 
     def score(self, encoded: Inputs) -> Scores:
         return to_scores(self.task, raw_scores(self.booster, matrix(encoded), self.task))

@@ -29,9 +29,8 @@ from evermodel.training import task as tasks
 from evermodel.training.parent import check_cursor, check_fits, check_fresh, check_step0, sections
 from evermodel.training.rows import count_labelled, labelled_ids, split_newest, together
 from evermodel.training.task import LabelTargets, Task
-from evermodel.training.trainer import Fitted
+from evermodel.training.trainer import Fitted, ObjectiveTrainer
 from evermodel.training.trees.model import TREES, TreeModel, labelled, mean_loss, raw_scores, read_booster
-from evermodel.use_case import UseCase
 
 if TYPE_CHECKING:
     from evermodel.features.training_set import TrainingRows
@@ -47,15 +46,8 @@ LOSSES = {
 }
 
 
-@dataclass(frozen=True)
-class TreeTrainer:
+class TreeTrainer(ObjectiveTrainer):
     """Restores trees, transforms, vocabularies, classes and the data cursor."""
-
-    use_case: UseCase
-    objective: str
-    seed: int
-    num_workers: int
-    out: str
 
     def fit(self, rows: TrainingRows, parent: Bundle | None) -> Fitted:
         fitted = self._from_scratch(rows) if parent is None else self._stateful(rows, parent)

@@ -14,7 +14,7 @@ from evermodel.bundle import Bundle, OpenRelease, open_bundle, open_release
 from evermodel.errors import IntegrityError, StateError, UseCaseError
 from evermodel.records import Release
 from evermodel.scores import ScoringModel
-from evermodel.training.train import train
+from evermodel.training.train import TrainResult, train
 from evermodel.training.trees.model import TREES, read_booster
 from evermodel.use_case import UseCase
 from tests.support.use_cases import make_use_case
@@ -33,30 +33,27 @@ def forest(shop: UseCase) -> UseCase:
 
 
 @pytest.fixture(scope="module")
+def fit(forest: UseCase, arguments: dict[str, Any]) -> Make:
+    """Train one objective's trees: from scratch, or from `parent`."""
+
+    def fit_trees(objective: str, rows: Any, out: Path, *, parent: Bundle | None = None) -> TrainResult:
+        mode = "stateful" if parent else "from_scratch"
+        return train(forest, objective, rows, mode=mode, parent=parent, out=str(out), **arguments)
+
+    return fit_trees
+
+
+@pytest.fixture(scope="module")
 def champions(
-    forest: UseCase,
-    rows: Make,
-    training_rows: Make,
-    arguments: dict[str, Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    fit: Make, rows: Make, training_rows: Make, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Bundle]:
-    out = str(tmp_path_factory.mktemp("champion"))
-    first = training_rows(rows(0, 400))
-    return {
-        name: open_bundle(train(forest, name, first, mode="from_scratch", parent=None, out=out, **arguments).ref)
-        for name in ("bought", "spent", "next")
-    }
+    out, first = tmp_path_factory.mktemp("champion"), training_rows(rows(0, 400))
+    return {name: open_bundle(fit(name, first, out).ref) for name in ("bought", "spent", "next")}
 
 
 @pytest.mark.parametrize("objective", ["bought", "spent", "next"])
 def test_trees_learn_score_by_kind_and_repeat(
-    forest: UseCase,
-    champions: dict[str, Bundle],
-    rows: Make,
-    training_rows: Make,
-    arguments: dict[str, Any],
-    tmp_path: Path,
-    objective: str,
+    fit: Make, champions: dict[str, Bundle], rows: Make, training_rows: Make, tmp_path: Path, objective: str
 ) -> None:
     opened = champions[objective]
     model: ScoringModel = opened.scorer
@@ -65,9 +62,7 @@ def test_trees_learn_score_by_kind_and_repeat(
     assert (scores.kind, scores.classes) == (model.kind, opened.classes)
     assert opened.loss(table) == pytest.approx(opened.manifest.final_loss, rel=1e-4)
     assert (opened.manifest.epochs, opened.manifest.rows_trained) == (30, 30 * 400)
-    again = train(
-        forest, objective, training_rows(table), mode="from_scratch", parent=None, out=str(tmp_path), **arguments
-    )
+    again = fit(objective, training_rows(table), tmp_path)
     assert again.ref.digest == opened.digest and again.losses[-1] < again.losses[0]
     if objective == "bought":
         assert ((scores.values > 0.5) == (table["label:bought"].to_numpy() > 0)).mean() > 0.85
@@ -85,17 +80,11 @@ def test_a_row_scores_the_same_bits_in_any_company(champions: dict[str, Bundle],
 
 @pytest.mark.parametrize("objective", ["bought", "spent"])
 def test_a_stateful_round_adds_trees_to_the_parents_function(
-    forest: UseCase,
-    champions: dict[str, Bundle],
-    rows: Make,
-    training_rows: Make,
-    arguments: dict[str, Any],
-    tmp_path: Path,
-    objective: str,
+    fit: Make, champions: dict[str, Bundle], rows: Make, training_rows: Make, tmp_path: Path, objective: str
 ) -> None:
     parent = champions[objective]
     second = training_rows(rows(400, 200, drifted=True), rehearsal=rows(0, 400).slice(50, 40))
-    result = train(forest, objective, second, mode="stateful", parent=parent, out=str(tmp_path), **arguments)
+    result = fit(objective, second, tmp_path, parent=parent)
     manifest, child = result.manifest, open_bundle(result.ref)
     assert manifest.step0_loss == manifest.parent_loss == parent.loss(second.train)
     assert manifest.not_restored == ("optimizer state: boosting has none",)
@@ -109,39 +98,21 @@ def test_a_stateful_round_adds_trees_to_the_parents_function(
 
 
 def test_a_parent_that_is_not_restored_is_seen_at_step_0(
-    forest: UseCase,
-    champions: dict[str, Bundle],
-    rows: Make,
-    training_rows: Make,
-    arguments: dict[str, Any],
-    tmp_path: Path,
+    fit: Make, champions: dict[str, Bundle], rows: Make, training_rows: Make, tmp_path: Path
 ) -> None:
     parent = champions["bought"]
     other = replace(parent, texts={TREES: read_booster(parent.texts[TREES]).model_to_string(num_iteration=10)})
     with pytest.raises(StateError, match="isn't the parent's function"):
-        train(
-            forest,
-            "bought",
-            training_rows(rows(400, 200)),
-            mode="stateful",
-            parent=other,
-            out=str(tmp_path),
-            **arguments,
-        )
+        fit("bought", training_rows(rows(400, 200)), tmp_path, parent=other)
     assert not any(tmp_path.iterdir())
 
 
 def test_a_new_class_is_refused_with_what_to_do(
-    forest: UseCase,
-    champions: dict[str, Bundle],
-    rows: Make,
-    training_rows: Make,
-    arguments: dict[str, Any],
-    tmp_path: Path,
+    fit: Make, champions: dict[str, Bundle], rows: Make, training_rows: Make, tmp_path: Path
 ) -> None:
     second = training_rows(rows(400, 200, drifted=True))
     with pytest.raises(StateError, match="train from_scratch"):
-        train(forest, "next", second, mode="stateful", parent=champions["next"], out=str(tmp_path), **arguments)
+        fit("next", second, tmp_path, parent=champions["next"])
 
 
 def test_the_bundle_is_text_and_json_alone(champions: dict[str, Bundle], tmp_path: Path) -> None:
