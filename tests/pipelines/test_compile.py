@@ -1,97 +1,115 @@
-"""The pipelines as IR YAML, and the program that compiles, runs and submits them."""
+"""The compiled pipelines have the steps, edges, conditions, parameters and caching that they need."""
 
 import re
-import subprocess
-import sys
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import typer
-import yaml
 
-from pipelines.__main__ import app
-from tests.support import ROOT
+from evermodel.cli.pipelines import build_app
+from pipelines.__main__ import NAMES, trace
+from tests.pipelines.compiled import CompiledPipeline, Step, compile_pipelines, run_program
 
-PIPELINES = {
-    "training": {"plan-run", "build-training-set", "train", "evaluate", "register", "promote"},
-    "monitoring": {"monitor", "decide", "training"},
-    "materialize": {"ingest", "materialize"},
-    "batch_prediction": {"predict-batch"},
+Pipelines = dict[str, CompiledPipeline]
+
+USE_CASE = {"use_case": "use_case", "use_case_digest": "use_case_digest", "now": "now"}
+PLAN = {"plan": "plan-run.plan"}
+ROWS, RELEASE = {"training_set": "build-training-set.Output"}, {"release": "train.Output"}
+REPORT = {"report": "evaluate.Output"}
+RUN_TEXTS = ("windows", "mode", "trigger", "retrain_key", "reason")  # of a decision, for a training run
+GRANTED = ("plan-run.Output == 'yes'",)
+TRAINING = {
+    "plan-run": Step({**USE_CASE, **{name: name for name in (*RUN_TEXTS, "parent", "owner")}}),
+    "build-training-set": Step(PLAN, conditions=GRANTED, cached=True),
+    "train": Step(PLAN | ROWS, conditions=GRANTED, cached=True),
+    "evaluate": Step(PLAN | ROWS | RELEASE, conditions=GRANTED, cached=True),
+    "register": Step(PLAN | RELEASE | REPORT, conditions=GRANTED),
+    "promote": Step(PLAN | RELEASE | REPORT | {"registered": "register.Output"}, conditions=GRANTED),
+}
+RETRAIN = ("decide.Output == 'retrain'",)
+#: The steps of each pipeline. A step that reads or writes the ledger is never taken from the cache.
+STEPS = {
+    "training": TRAINING,
+    "monitoring": {
+        "monitor": Step({**USE_CASE, "window": "window"}),
+        "decide": Step({**USE_CASE, "report": "monitor.Output"}),
+        # The run that an alert triggers trains on the alert's windows.
+        **{name: replace(step, conditions=RETRAIN + step.conditions) for name, step in TRAINING.items()},
+        "plan-run": Step(
+            {**USE_CASE, **{name: f"decide.{name}" for name in RUN_TEXTS}, "parent": "the default", "owner": "owner"},
+            conditions=RETRAIN,
+        ),
+    },
+    "materialize": {
+        "ingest": Step({**USE_CASE, "data_dir": "data_dir"}),
+        "materialize": Step(USE_CASE, after=frozenset({"ingest"})),
+    },
+    "batch_prediction": {"predict-batch": Step({**USE_CASE, "window": "window"})},
+}
+#: Default by parameter; None for a required one.
+PARAMETERS: dict[str, dict[str, str | None]] = {
+    "training": {
+        "use_case": None, "use_case_digest": "", "windows": "", "mode": "", "parent": "champion", "trigger": "",
+        "retrain_key": "", "reason": "", "now": "", "owner": "pipeline",
+    },
+    "monitoring": {"use_case": None, "use_case_digest": "", "window": "", "now": "", "owner": "pipeline"},
+    "materialize": {"use_case": None, "data_dir": None, "use_case_digest": "", "now": ""},
+    "batch_prediction": {"use_case": None, "window": None, "use_case_digest": "", "now": ""},
+}  # fmt: skip
+OUTPUTS = {
+    "metrics": "system.Metrics",
+    "roc": "system.ClassificationMetrics",
+    "page": "system.HTML",
+    "summary": "system.Markdown",
 }
 
 
-def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Name → IR, as a KFP endpoint would be given it."""
-    out = tmp_path_factory.mktemp("compiled")
-    done = program("compile", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(out / f"{name}.yaml") for name in PIPELINES]
-    return {path.stem: next(yaml.safe_load_all(path.read_text())) for path in sorted(out.glob("*.yaml"))}
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
+    return compile_pipelines(tmp_path_factory.mktemp("compiled"))
 
 
-def components(ir: dict[str, Any]) -> set[str]:
-    """The names of all tasks, those inside conditions and nested pipelines too."""
-    dags = [ir["root"]["dag"], *(one["dag"] for one in ir["components"].values() if "dag" in one)]
-    return {task["componentRef"]["name"].removeprefix("comp-") for dag in dags for task in dag["tasks"].values()}
+def test_every_pipeline_is_compiled(compiled: Pipelines) -> None:
+    assert tuple(compiled) == NAMES == tuple(STEPS)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_a_pipeline_names_its_steps(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    assert set(compiled) == set(PIPELINES)
-    assert compiled[name]["pipelineInfo"]["name"] == name.replace("_", "-")
-    assert compiled[name]["pipelineInfo"]["description"]
-    assert PIPELINES[name] <= components(compiled[name])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_has_its_steps_edges_conditions_and_caching(compiled: Pipelines, name: str) -> None:
+    assert compiled[name].steps() == STEPS[name]
+    assert compiled[name].containers.keys() == STEPS[name].keys()
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_a_person_can_fill_in_the_form(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    """Few, named, documented texts; only what can't be known is required."""
-    parameters = compiled[name]["root"]["inputDefinitions"]["parameters"]
-    assert len(parameters) <= 10
+@pytest.mark.parametrize("name", NAMES)
+def test_a_person_can_fill_in_the_form(compiled: Pipelines, name: str) -> None:
+    """Parameters are few, documented texts, and only the necessary ones are required."""
+    info, parameters = compiled[name].spec["pipelineInfo"], compiled[name].parameters
+    assert info["name"] == name.replace("_", "-") and info["description"]
     for key, value in parameters.items():
         assert value["description"].strip(), key
         assert value["parameterType"] == "STRING", key
-    required = {key for key, value in parameters.items() if not value.get("isOptional")}
-    assert required == {"use_case"} | {"batch_prediction": {"window"}, "materialize": {"data_dir"}}.get(name, set())
+        assert bool(value.get("isOptional")) == ("defaultValue" in value), key
+    assert {key: value.get("defaultValue") for key, value in parameters.items()} == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_no_step_installs_anything(compiled: dict[str, dict[str, Any]], name: str) -> None:
-    for executor in compiled[name]["deploymentSpec"]["executors"].values():
-        text = " ".join([*executor["container"]["command"], *executor["container"].get("args", [])])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_installs_anything(compiled: Pipelines, name: str) -> None:
+    for container in compiled[name].containers.values():
+        text = " ".join([*container["command"], *container.get("args", [])])
         assert not re.search(r"pip3? install|packages_to_install", text)
-        assert executor["container"]["image"]
+        assert container["image"]
 
 
-def test_what_depends_on_the_ledger_is_never_taken_from_the_cache(compiled: dict[str, dict[str, Any]]) -> None:
-    cached = {
-        task["componentRef"]["name"].removeprefix("comp-")
-        for ir in compiled.values()
-        for dag in [ir["root"]["dag"], *(one["dag"] for one in ir["components"].values() if "dag" in one)]
-        for task in dag["tasks"].values()
-        if task.get("cachingOptions", {}).get("enableCache")
-    }
-    steps = {name for name in cached if not name.startswith(("condition", "training"))}
-    assert steps == {"build-training-set", "train", "evaluate"}
+def test_the_artifacts_that_the_ui_draws_are_outputs_of_evaluate(compiled: Pipelines) -> None:
+    outputs = compiled["training"].spec["components"]["comp-evaluate"]["outputDefinitions"]["artifacts"]
+    assert {name: output["artifactType"]["schemaTitle"] for name, output in outputs.items()} == OUTPUTS
 
 
-def test_monitoring_hands_the_alerts_windows_to_training(compiled: dict[str, dict[str, Any]]) -> None:
-    """The alert's window reaches the run that it triggers: nothing of the decision is left behind."""
-    dags = [one["dag"] for one in compiled["monitoring"]["components"].values() if "dag" in one]
-    (given,) = [dag["tasks"]["training"]["inputs"]["parameters"] for dag in dags if "training" in dag["tasks"]]
-    for key in ("windows", "mode", "trigger", "retrain_key", "reason"):
-        assert given[key] == {"componentInputParameter": f"pipelinechannel--decide-{key}"}
-    assert given["now"] == {"componentInputParameter": "pipelinechannel--now"}
+def test_without_a_platform_nothing_is_added(compiled: Pipelines) -> None:
+    assert not any(pipeline.platform for pipeline in compiled.values())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("trainin", "use_case=x"), "no pipeline 'trainin'; did you mean 'training'?"),
         (("training", "use_cas=x"), "'use_cas=x': write name=value; did you mean 'use_case'?"),
@@ -100,13 +118,13 @@ def test_monitoring_hands_the_alerts_windows_to_training(compiled: dict[str, dic
         (("batch_prediction", "use_case=electricity"), "batch_prediction needs window=…"),
     ],
 )
-def test_a_wrong_parameter_is_a_usage_error_with_the_nearest_name(arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_parameter_is_a_usage_error_with_the_nearest_name(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(typer.BadParameter) as raised:
-        app(["run", *arguments], standalone_mode=False)
-    assert said in str(raised.value)
+        build_app(NAMES, trace)(["run", *arguments], standalone_mode=False)
+    assert message in str(raised.value)
 
 
-def test_a_use_case_that_is_not_there_is_said_before_anything_runs() -> None:
-    done = program("run", "training", "use_case=electrisity")
+def test_an_unknown_use_case_is_an_error_before_anything_runs() -> None:
+    done = run_program("run", "training", "use_case=electrisity")
     assert done.stderr == "error: no use case 'electrisity' here; did you mean 'electricity'?\n"
     assert done.returncode == 2
