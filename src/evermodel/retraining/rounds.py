@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from evermodel import bundle, storage
 from evermodel.evaluation.evaluate import evaluate
+from evermodel.features.as_served import as_served
 from evermodel.monitoring.drift import Reference, fit_reference
 from evermodel.records import EvaluationReport, Mode, Release, Window
+from evermodel.scores import ServableRelease
 from evermodel.training.release import TrainedRelease, train_release
 
 if TYPE_CHECKING:
@@ -54,15 +56,16 @@ def run_round(
 
 
 def reference_of(
-    use_case: UseCase, challenger: bundle.OpenRelease, rows: TrainingRows, report: EvaluationReport
+    use_case: UseCase, challenger: ServableRelease, rows: TrainingRows, report: EvaluationReport
 ) -> Reference:
-    """What the challenger was trained on, and how it does on rows that it wasn't: the yardstick of its monitoring."""
+    """The challenger's reference for monitoring, of the rows as served, because monitoring compares served rows with it."""
+    train, gate = as_served(use_case, rows.train), as_served(use_case, rows.gate)
     return fit_reference(
         use_case,
-        rows.train,
-        challenger.scores(rows.train),
+        train,
+        challenger.scores(train),
         performance=report.metrics.get(report.metric),
-        gate=(rows.gate, challenger.scores(rows.gate)),
+        gate=(gate, challenger.scores(gate)),
         window=Window(start=rows.windows[0].start, end=rows.windows[-1].end),
     )
 

@@ -81,15 +81,15 @@ class Evaluation(Section):
     metric: str
     k: int = Setting(10, ge=1)
     threshold: float = 0.5
-    rows: dict[str, str | int | float | bool] = Setting({}, description="only rows with these values are judged")
+    rows: dict[str, str | int | float | bool] = Setting({}, description="only rows with these values count")
     baselines: tuple[str, ...] = Setting(
-        ("random", "majority", "boosting"), description="and a heuristic, where one is named"
+        ("random", "majority", "boosting"), description="the heuristic, if there is one, is added"
     )
     heuristic: str | None = Setting(None, description="a feature whose value is the score, or an import path")
 
 
 class Slice(Section):
-    """Rows apart by the values of a column; `bins` are the inner edges for numbers."""
+    """Parts of the rows by the values of a column; `bins` are the inner edges of numbers."""
 
     field: str
     bins: tuple[float, ...] = ()
@@ -99,7 +99,7 @@ class Slice(Section):
 
 
 class BehaviourTest(Section):
-    """A test of what the model does, not of how well: scores must not move, move one way, or move little."""
+    """A test of the model's behaviour: the score must not move, must move one way, or must move little."""
 
     name: Name
     kind: Literal["invariance", "direction", "perturbation", "custom"]
@@ -124,8 +124,8 @@ class Gate(Section):
     first_share: Share = Setting(
         0.1, description="the same of the first champion's window; its gate rows join the rehearsal rows later"
     )
-    margin: float = Setting(0.02, ge=0, description="promote where the interval's lower bound is above −margin")
-    metric: str | None = Setting(None, description="absent: the use case's metric")
+    margin: float = Setting(0.02, ge=0, description="promote if the interval's lower bound is above −margin")
+    metric: str | None = Setting(None, description="the use case's metric if absent")
     confidence: float = Setting(0.95, gt=0.5, lt=1)
     resamples: int = Setting(1000, ge=100)
     minimum_rows: int = Setting(50, ge=1)
