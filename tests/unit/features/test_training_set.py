@@ -273,6 +273,14 @@ def test_saved_rows_load_equal_and_their_bytes_are_reproducible(log, tmp_path):
         load(saved)
 
 
+def test_a_training_set_saved_under_the_old_name_of_rehearsal_loads(log, tmp_path):
+    saved = save(parsed(), round_rows(log), str(tmp_path))
+    text = saved.to_json()
+    for name in ("", "_rows", "_window"):
+        text = text.replace(f'"rehearsal{name}":', f'"replay{name}":')
+    assert "rehearsal_" not in text and TrainingSet.from_json(text) == saved
+
+
 def test_times_beyond_the_epochs_start_do_not_break_the_reach(log):
     window = Window(start=from_micros(1), end=hours(2))
     assert build_rows(parsed(), log, window=window, now=hours(100)).num_rows == 16
