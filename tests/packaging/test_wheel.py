@@ -1,4 +1,4 @@
-"""The wheel holds one top-level name, and a project that it writes is complete."""
+"""The wheel has one top-level name, and writes a complete project."""
 
 import os
 import subprocess
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def test_one_top_level_name(wheel: Path) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {"evermodel"}
 
 
-def test_a_project_written_by_the_wheel_is_complete(wheel: Path, tmp_path: Path) -> None:
+def test_a_project_that_the_wheel_writes_is_complete(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "NO_COLOR": "1"}
     run = [sys.executable, "-P", "-c", "from evermodel.cli import main; main()"]
@@ -45,7 +47,7 @@ def test_a_project_written_by_the_wheel_is_complete(wheel: Path, tmp_path: Path)
     assert "training.yaml" in compiled.stdout
 
 
-def test_init_refuses_a_folder_with_something_in_it(wheel: Path, tmp_path: Path) -> None:
+def test_init_refuses_a_folder_that_is_not_empty(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine").write_text("mine")
     done = subprocess.run(

@@ -10,6 +10,8 @@ from evermodel.cli.pipelines import build_app
 from pipelines.__main__ import NAMES, trace
 from tests.pipelines.compiled import CompiledPipeline, Step, compile_pipelines, run_program
 
+pytestmark = pytest.mark.process
+
 Pipelines = dict[str, CompiledPipeline]
 
 USE_CASE = {"use_case": "use_case", "use_case_digest": "use_case_digest", "now": "now"}

@@ -10,6 +10,8 @@ import yaml
 from pipelines.__main__ import NAMES
 from tests.pipelines.compiled import CompiledPipeline, compile_pipelines, run_program
 
+pytestmark = pytest.mark.process
+
 PLATFORM = Path(__file__).with_name("platform.yaml")
 IMAGE = "registry.example/evermodel-python-control@sha256:aa"
 RAY_IMAGE = "registry.example/evermodel-python-ray@sha256:bb"

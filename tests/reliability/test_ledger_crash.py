@@ -12,6 +12,8 @@ from evermodel.records import Alert, BundleRef, MonitoringReport, Release, Verdi
 from evermodel.retraining.policy import decide
 from evermodel.use_case import UseCase
 
+pytestmark = pytest.mark.process
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = Window(start=START, end=START + timedelta(days=7))
 NOW = WINDOW.end

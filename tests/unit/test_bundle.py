@@ -287,6 +287,7 @@ def test_a_model_that_answers_another_shape_is_an_error(ref: BundleRef) -> None:
         opened.score(table())
 
 
+@pytest.mark.process
 def test_it_scores_without_ray_mlflow_feast_or_evidently(ref: BundleRef) -> None:
     code = f"""
 import sys

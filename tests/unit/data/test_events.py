@@ -258,6 +258,7 @@ at_each_step(sys.argv[1], work, check, reopen=lambda root: EventLog(root).read("
 """
 
 
+@pytest.mark.process
 def test_killed_at_any_durable_step_and_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -168,6 +168,7 @@ print(at_each_step(sys.argv[1], work, check))
 """
 
 
+@pytest.mark.process
 def test_killed_at_any_durable_step_a_batch_is_whole_after_the_next_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -196,6 +196,7 @@ def test_a_run_is_named_by_its_key_or_its_parameters(tmp_path: Path) -> None:
         kubeflow_submit.connect(Profile(root=tmp_path))
 
 
+@pytest.mark.process
 def test_the_program_submits_waits_and_schedules(endpoint: Endpoint) -> None:
     """`python -m pipelines submit|schedule`, started as by a person or the launcher."""
     endpoint.states = ["SUCCEEDED"]

@@ -131,6 +131,7 @@ def test_bad_rows_are_rejects_that_keep_their_reason(broker: Broker, tmp_path: P
     ) == len(rejected)
 
 
+@pytest.mark.process
 def test_a_kill_between_the_commits_of_log_and_broker_loses_and_repeats_nothing(broker: Broker, tmp_path: Path) -> None:
     broker.send(*(encode_visit(number) for number in range(40)))
     log = EventLog(str(tmp_path))
