@@ -116,7 +116,7 @@ def training_rows(
     `rows` (the whole log's, with labels as of any later time) and its `data_version` save computing them again; the
     result is the same. DataError if there is nothing to train on or to evaluate on.
     """
-    table = rows if rows is not None else _all_rows(use_case, log, now)
+    table = rows if rows is not None else build_rows(use_case, log, window=None, now=now)
     table = table.filter(pa.array(_usable(use_case, log, table, now, given=rows is not None)))
     time = ints(table["event_time"])
     given_windows = tuple(windows) or _default_windows(use_case, champion_cursor, now)
@@ -161,10 +161,6 @@ def training_rows(
 def row_digest(ids: Ints) -> str:
     """sha256 over the sorted ids as little-endian int64."""
     return hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
-
-
-def _all_rows(use_case: UseCase, log: EventLog, now: datetime) -> pa.Table:
-    return build_rows(use_case, log, window=None, now=now)
 
 
 def _usable(use_case: UseCase, log: EventLog, table: pa.Table, now: datetime, *, given: bool) -> Flags:

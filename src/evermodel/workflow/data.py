@@ -26,7 +26,7 @@ def ingest(project: Project, reference: str, *, data_dir: str | Path, now: datet
 
 
 def build_training_set(project: Project, plan: Plan) -> TrainingSet:
-    """Point-in-time rows of the plan's windows, split into what is trained on, replayed and judged on.
+    """Point-in-time rows of the plan's windows, split into train, rehearsal and gate rows.
 
     `leakage.json` beside it says what a reader should know of them. LeakageError, before anything is computed, where
     the use case defines a feature that reads an outcome before it is known.
