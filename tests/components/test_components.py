@@ -1,4 +1,4 @@
-"""A component is a function of texts and whole numbers that imports, calls and records."""
+"""Each component is a function of texts and whole numbers that imports, calls and records."""
 
 import builtins
 import dis
@@ -16,11 +16,11 @@ ARTIFACTS = (dsl.Metrics, dsl.ClassificationMetrics, dsl.HTML, dsl.Markdown)
 
 
 def function(name: str) -> Any:
-    """What runs in the pod."""
+    """The function that runs in the pod."""
     return getattr(import_module(f"components.{name}"), name).python_func
 
 
-def test_there_is_one_for_each_stage() -> None:
+def test_there_is_one_component_for_each_stage() -> None:
     assert set(NAMES) == {
         "ingest", "build_training_set", "train", "evaluate", "register", "promote", "materialize", "predict_batch",
         "monitor", "decide", "plan_run",
@@ -29,21 +29,21 @@ def test_there_is_one_for_each_stage() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_travel_as_text_or_whole_numbers(name: str) -> None:
-    """A dict or a list would turn ints into floats on its way, and None raises."""
+    """kfp turns ints in a dict or a list into floats, and rejects None."""
     hints = get_type_hints(function(name), include_extras=True)
-    answer = hints.pop("return")
+    returned = hints.pop("return")
     values = {key: kind for key, kind in hints.items() if not hasattr(kind, "__metadata__")}
-    assert values, "a component says what it works on"
+    assert values, "a component has inputs"
     assert set(values.values()) <= {str, int}
-    outputs = get_type_hints(answer) if hasattr(answer, "_fields") else {"Output": answer}
+    outputs = get_type_hints(returned) if hasattr(returned, "_fields") else {"Output": returned}
     assert set(outputs.values()) <= {str, int}
     for kind in (kind for key, kind in hints.items() if key not in values):
         assert kind.__origin__ in ARTIFACTS
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_its_body_travels(name: str) -> None:
-    """No name of its module is used inside: there it wouldn't be."""
+def test_a_body_uses_no_name_of_its_module(name: str) -> None:
+    """Only the body is sent to the pod, so a name of the module would be undefined there."""
     body = function(name)
     loaded = {step.argval for step in dis.get_instructions(body) if step.opname == "LOAD_GLOBAL"}
     assert loaded <= set(vars(builtins))
@@ -55,5 +55,5 @@ def test_it_installs_nothing_and_names_an_image(name: str) -> None:
     built = getattr(import_module(f"components.{name}"), name)
     container = built.pipeline_spec.deployment_spec["executors"][f"exec-{name.replace('_', '-')}"]["container"]
     assert "pip install" not in " ".join(container["command"])
-    assert "python" in container["image"], "kfp warns of an image without it"
+    assert "python" in container["image"], "kfp warns if the image name has no 'python'"
     assert (inspect.getmodule(built.python_func).__doc__ or "").strip()

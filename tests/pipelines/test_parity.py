@@ -1,7 +1,7 @@
-"""One turn lived by `replay` and the same turn through kfp.local: the same decision, windows, verdict and model digests.
+"""A backtest and kfp.local give the same decision, windows, verdict and model digests on the same data.
 
-The pipelines are those of a project that `evermodel init` writes, started as a person starts them. Replay has no
-orchestrator, no registry and no files between its steps; that nothing depends on them is what is shown.
+The pipelines are those of a project that `evermodel init` writes, started as by a person. A backtest has no
+orchestrator, no registry and no files between its steps: the results must not depend on them.
 """
 
 import os
@@ -26,14 +26,15 @@ from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
 from tests.support.pump_use_case import LIVE, NAME, readings, write_readings, write_use_case
+from tests.support.waiting import scaled
 
 pytestmark = [pytest.mark.kfp, pytest.mark.slow, pytest.mark.timeout(900)]
 FIRST_NOW = LIVE[0].start
 
 
 @dataclass(frozen=True)
-class Life:
-    """What a life has left, by either way."""
+class Outcome:
+    """The results of a backtest or of pipeline runs, from the ledger."""
 
     promotions: list[Promotion]
     reports: list[EvaluationReport]
@@ -41,29 +42,29 @@ class Life:
     decisions: list[Decision]
 
 
-def told(ledger: Ledger) -> Life:
+def read_outcome(ledger: Ledger) -> Outcome:
     promotions = ledger.promotions(NAME)
-    return Life(
+    return Outcome(
         promotions=promotions,
         reports=[workflow.read_report(row.release) for row in promotions],
         manifests=[bundle.open_bundle(part).manifest for row in promotions for part in row.release.bundles],
-        decisions=[one for one in ledger.decisions(NAME) if one.action == "retrain"],
+        decisions=[decision for decision in ledger.decisions(NAME) if decision.action == "retrain"],
     )
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six days: replay retrains at the end of the fifth only if somebody is left to be served."""
+    """Six days, because a backtest retrains at the end of the fifth only if there is a day to serve after it."""
     folder = tmp_path_factory.mktemp("data")
     write_readings(folder, readings(days=6))
     return folder
 
 
 @pytest.fixture(scope="module")
-def replayed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Life:
-    out = tmp_path_factory.mktemp("replay")
+def backtested(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Outcome:
+    out = tmp_path_factory.mktemp("backtest")
     replay(use_case.load(write_use_case(out)), data_dir=data, out=out, policies=["stateful"])
-    return told(Ledger(f"sqlite:///{out}/stateful/ledger.db"))
+    return read_outcome(Ledger(f"sqlite:///{out}/stateful/ledger.db"))
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ def project(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Project:
     folder = tmp_path_factory.mktemp("home") / "project"
     write_project(folder, "electricity")
     write_use_case(folder)
-    found = Project.open(folder)
-    workflow.ingest(found, NAME, data_dir=data, now=FIRST_NOW)
-    return found
+    opened = Project.open(folder)
+    workflow.ingest(opened, NAME, data_dir=data, now=FIRST_NOW)
+    return opened
 
 
 def start(project: Project, pipeline: str, **parameters: str) -> subprocess.Popen[str]:
-    """`python -m pipelines run …`, as a group of processes."""
+    """`python -m pipelines run …` in a process group of its own."""
     command = [sys.executable, "-m", "pipelines", "run", pipeline, f"use_case={NAME}"]
     return subprocess.Popen(
         [*command, *(f"{name}={value}" for name, value in parameters.items())],
@@ -93,19 +94,19 @@ def start(project: Project, pipeline: str, **parameters: str) -> subprocess.Pope
 
 def run(project: Project, pipeline: str, **parameters: str) -> str:
     process = start(project, pipeline, **parameters)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said[-3000:]
-    return said
+    output, _ = process.communicate(timeout=scaled(600))
+    assert process.returncode == 0, output[-3000:]
+    return output
 
 
 def serve(project: Project, window: Window) -> None:
-    """What replay serves, as the request log gets it: features and scores, without the outcome."""
+    """Write into the request log what a backtest serves: features and scores, without the label."""
     _, case = project.find(NAME)
     champion = project.ledger().champion(NAME)
     assert champion is not None
     rows = training_set.build_rows(case, project.log(case), window=window, now=window.end, labelled=False)
     served = score_rows(bundle.open_release(champion), as_served(case, rows.drop_columns(["failed"])))
-    ids = pa.array([f"answer-{row}" for row in served["row_id"].to_pylist()], pa.string())
+    ids = pa.array([f"prediction-{row}" for row in served["row_id"].to_pylist()], pa.string())
     log = RequestLog(project.profile.place(NAME, "requests"))
     log.append(served.append_column("prediction_id", ids))
     log.flush()
@@ -113,74 +114,84 @@ def serve(project: Project, window: Window) -> None:
 
 @pytest.fixture(scope="module")
 def killed_and_run_again(project: Project) -> str:
-    """The first champion; the run is killed when it has trained, and started again."""
-    said = ""
+    """The output of the run of the first champion, which was killed after training and started again."""
+    output = ""
     with start(project, "training", now=FIRST_NOW.isoformat()) as process:
         for line in process.stdout or ():
-            said += line
+            output += line
             if "Executing task" in line and "'evaluate'" in line:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-    assert process.returncode == -signal.SIGKILL, said[-3000:]
+    assert process.returncode == -signal.SIGKILL, output[-3000:]
     assert project.ledger().champion(NAME) is None
     return run(project, "training", now=FIRST_NOW.isoformat())
 
 
 @pytest.fixture(scope="module")
-def piped(project: Project, killed_and_run_again: str) -> Life:
-    """The quiet day step by step, the other through the monitoring pipeline, which calls the training pipeline."""
-    quiet, moved = LIVE
+def piped(project: Project, killed_and_run_again: str) -> Outcome:
+    """The day without drift step by step, the other by the monitoring pipeline, which calls the training pipeline."""
+    quiet, drifted = LIVE
     serve(project, quiet)
     workflow.monitor(project, NAME, window=quiet, now=quiet.end)
     workflow.decide(project, NAME, now=quiet.end)
-    serve(project, moved)
-    run(project, "monitoring", window=f"{moved.start.isoformat()}..{moved.end.isoformat()}", now=moved.end.isoformat())
-    return told(project.ledger())
+    serve(project, drifted)
+    run(
+        project,
+        "monitoring",
+        window=f"{drifted.start.isoformat()}..{drifted.end.isoformat()}",
+        now=drifted.end.isoformat(),
+    )
+    return read_outcome(project.ledger())
 
 
 def test_a_killed_run_takes_its_finished_steps_from_the_cache(project: Project, killed_and_run_again: str) -> None:
     cached = [line for line in killed_and_run_again.splitlines() if " cache hit (key=" in line]
-    assert len(cached) == 2, "build_training_set and train; the plan is settled anew, the verdict wasn't reached"
+    assert len(cached) == 2, "build_training_set and train; plan_run is never cached, and evaluate had not finished"
     (first,) = [run for run in project.ledger().runs(NAME) if run.decision is None]
     assert (first.state, first.attempt) == ("promoted", 2)
 
 
-def test_the_decision_is_the_same(replayed: Life, piped: Life) -> None:
-    assert len(replayed.decisions) == 1
-    assert piped.decisions == replayed.decisions
-    assert piped.decisions[0].retrain_key == replayed.decisions[0].retrain_key
+def test_the_decision_is_the_same(backtested: Outcome, piped: Outcome) -> None:
+    assert len(backtested.decisions) == 1
+    assert piped.decisions == backtested.decisions
+    assert piped.decisions[0].retrain_key == backtested.decisions[0].retrain_key
 
 
-def test_the_models_are_the_same_to_the_last_bit(replayed: Life, piped: Life) -> None:
-    digests = [[[part.digest for part in row.release.bundles] for row in life.promotions] for life in (replayed, piped)]
-    timeless = [[one.model_copy(update={"seconds": 0.0}) for one in life.manifests] for life in (replayed, piped)]
-    assert timeless[0] == timeless[1], "what a manifest says, which explains a digest that differs"
+def test_the_models_are_the_same_to_the_last_bit(backtested: Outcome, piped: Outcome) -> None:
+    digests = [
+        [[part.digest for part in row.release.bundles] for row in outcome.promotions] for outcome in (backtested, piped)
+    ]
+    timeless = [
+        [manifest.model_copy(update={"seconds": 0.0}) for manifest in outcome.manifests]
+        for outcome in (backtested, piped)
+    ]
+    assert timeless[0] == timeless[1], "if digests differ, this difference explains it"
     assert digests[0] == digests[1]
     assert len(digests[0]) == 2
 
 
-def test_the_verdicts_are_the_same(replayed: Life, piped: Life) -> None:
+def test_the_verdicts_are_the_same(backtested: Outcome, piped: Outcome) -> None:
     words = [
-        [report.model_copy(update={"milliseconds_per_row": 0.0}) for report in life.reports]
-        for life in (replayed, piped)
+        [report.model_copy(update={"milliseconds_per_row": 0.0}) for report in outcome.reports]
+        for outcome in (backtested, piped)
     ]
     assert words[0] == words[1]
     assert [report.verdict.word for report in piped.reports] == ["promote", "promote"]
-    assert [row.release.id for row in piped.promotions] == [row.release.id for row in replayed.promotions]
+    assert [row.release.id for row in piped.promotions] == [row.release.id for row in backtested.promotions]
 
 
-def test_the_same_window_monitored_again_starts_no_second_run(project: Project, piped: Life) -> None:
+def test_the_same_window_monitored_again_starts_no_second_run(project: Project, piped: Outcome) -> None:
     before = project.ledger().runs(NAME)
     window = f"{LIVE[-1].start.isoformat()}..{LIVE[-1].end.isoformat()}"
     run(project, "monitoring", window=window, now=LIVE[-1].end.isoformat())
     assert project.ledger().runs(NAME) == before
-    assert told(project.ledger()) == piped
+    assert read_outcome(project.ledger()) == piped
     assert [report.window for report in project.ledger().monitoring_reports(NAME)] == list(LIVE)
 
 
-def test_a_finished_key_is_not_granted_again(project: Project, piped: Life) -> None:
+def test_a_finished_key_is_not_granted_again(project: Project, piped: Outcome) -> None:
     key = project.ledger().runs(NAME)[-1].key
     plan = workflow.plan(project, NAME, now=LIVE[-1].end, key=key)
     before = workflow.read_run(project, NAME, key)
-    assert not workflow.claim(project, plan, owner="somebody", now=LIVE[-1].end)
-    assert workflow.read_run(project, NAME, key) == before, "the plan of the run that was granted stays"
+    assert not workflow.claim(project, plan, owner="another", now=LIVE[-1].end)
+    assert workflow.read_run(project, NAME, key) == before, "the plan of the granted run stays"
