@@ -20,6 +20,7 @@ from evermodel import bundle, storage, workflow
 from evermodel.errors import EvermodelError
 from evermodel.execution import entrypoint
 from evermodel.features import training_set
+from evermodel.run_folder import RunFolder
 from evermodel.serving.batch import score_rows
 from evermodel.workflow import Project
 from tests.support.batch import read_batch
@@ -73,7 +74,7 @@ def test_a_ray_job_gives_the_same_release_and_scores_as_the_step_itself(project:
     rows = workflow.build_training_set(project, plan)
     release = workflow.train(project, plan, rows)
     assert cluster.count_applied("rayjobs") == 1 and not cluster.objects
-    assert storage.read_text(project.turn(plan, "workers.json")) == (
+    assert storage.read_text(RunFolder(project.turn(plan)).workers) == (
         '[{"epoch":0,"node":"node-1","objective":"failed","rank":0}]'
     )
     assert workflow.train(project, plan, rows) == release and cluster.count_applied("rayjobs") == 1, "the job is done"
@@ -110,4 +111,4 @@ def test_the_error_of_a_job_reaches_the_step(project: Project, cluster: Cluster)
         EvermodelError, match=r"failed \(FAILED\): .* the use case is not the one .* \(digest 000000000000\)"
     ):
         workflow.train(project, changed, rows)
-    assert not storage.exists(project.turn(plan, "release.json"))
+    assert not RunFolder(project.turn(plan)).is_trained

@@ -78,10 +78,13 @@ def test_a_release_of_several_objectives_is_one_version(
     assert {"bundle.order", "bundle.revenue"} <= set(version.tags)
 
 
-def test_an_unfinished_run_is_finished(registry: ModelRegistry, case: UseCase, release: MakeRelease) -> None:
+def test_an_unfinished_run_is_finished(
+    registry: ModelRegistry, case: UseCase, release: MakeRelease, tmp_path: Path
+) -> None:
     a = for_case(case, release("a"))
     client = registry.client
-    started = client.create_run(client.create_experiment(case.name), tags={TAG: a.id})
+    experiment = client.create_experiment(case.name, artifact_location=tmp_path.as_uri())
+    started = client.create_run(experiment, tags={TAG: a.id})
     assert registry.log_release(case, a, [manifest("a")], report(a)) == started.info.run_id
     assert registry.client.get_run(started.info.run_id).info.status == "FINISHED"
 
