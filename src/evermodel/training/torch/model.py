@@ -1,6 +1,6 @@
 """A network that answers rows: transforms, module and task, put together from a bundle.
 
-The forward pass always runs on blocks of one size (the last one padded with zeros). The same rows in the same order get
+The forward pass always runs on blocks of fixed sizes (the last one padded with zeros). The same rows in the same order get
 the same bits on one machine. A row that is scored with other rows, on another machine or on a GPU gets the same score to
 rounding: within 1e-6, relative if the score is above 1 (a matrix product may add up in another order at another place
 of the block, on some processors).
@@ -28,7 +28,7 @@ from evermodel.training.torch.losses import loss_function, to_scores
 from evermodel.training.torch.modules import build
 from evermodel.use_case import Model
 
-BLOCK = {"cpu": 64, "cuda": 4096}  # rows of one forward pass
+BLOCKS = {"cpu": (64,), "cuda": (65_536, 4096)}  # rows of one forward pass: large ones first, the rest padded
 
 
 class NetworkModel(TabularModel):
@@ -43,8 +43,8 @@ class NetworkModel(TabularModel):
 
     def to(self, device: str) -> None:
         """Answer on `cpu` or `cuda` from now on. StateError if there is no such device."""
-        if device not in BLOCK:
-            raise StateError(f"the model can't be put on {device!r}; valid: {', '.join(BLOCK)}")
+        if device not in BLOCKS:
+            raise StateError(f"the model can't be put on {device!r}; valid: {', '.join(BLOCKS)}")
         try:
             self.module.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -72,16 +72,18 @@ def encode(transforms: Transforms, task: Task, rows: pa.Table) -> EncodedRows:
 
 
 def outputs_of(module: nn.Module, inputs: Inputs, outputs: int, device: torch.device) -> Tensor:
-    """The module's outputs [n, outputs] in eval mode, in blocks of one size; the module is on `device`, they are not."""
-    rows, size = len(inputs.dense), BLOCK[device.type]
+    """The module's outputs [n, outputs] in eval mode, in blocks of fixed sizes; the module is on `device`, they are not."""
+    rows, start = len(inputs.dense), 0
     found = torch.empty((rows, outputs))
     with torch.inference_mode():
-        for start in range(0, rows, size):
+        while start < rows:
+            size = next((size for size in BLOCKS[device.type] if size <= rows - start), BLOCKS[device.type][-1])
             dense, ids = (_block(part[start : start + size], size).to(device) for part in (inputs.dense, inputs.ids))
             answer = module(dense, ids)
             if tuple(answer.shape) != (size, outputs):
                 raise StateError(f"the model answers {tuple(answer.shape)} to {size} rows, not ({size}, {outputs})")
             found[start : start + size] = answer[: rows - start]
+            start += size
     return found
 
 
