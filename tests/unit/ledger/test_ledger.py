@@ -32,6 +32,7 @@ from evermodel.records import (
 from evermodel.retraining.policy import decide
 from tests.support import ROOT
 from tests.support.servers import Server, database_url, postgresql_server
+from tests.support.waiting import scaled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -507,7 +508,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     processes = [context.Process(target=run, args=(i,)) for i in range(count)]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=60) for _ in processes)
+    found = dict(answers.get(timeout=scaled(60)) for _ in processes)
     for process in processes:
         process.join()
     return [found[i] for i in range(count)]
