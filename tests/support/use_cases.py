@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from evermodel import use_case
-from evermodel.use_case import UseCase
+from evermodel.use_case import Model, UseCase
 
 Settings = Mapping[str, Any]
 Named = Mapping[str, "str | Settings"]
@@ -79,3 +79,10 @@ def _named(given: Named, key: str = "kind") -> list[dict[str, Any]]:
 
 def _settings(given: str | Settings, key: str = "kind") -> dict[str, Any]:
     return {key: given} if isinstance(given, str) else dict(given)
+
+
+def with_trees(case: UseCase, **options: float) -> UseCase:
+    """The use case with every objective learned by gradient-boosted trees with these options."""
+    model = Model(kind="gbt", options=options)
+    objectives = tuple(objective.model_copy(update={"model": model}) for objective in case.objectives)
+    return case.model_copy(update={"name": f"{case.name}_trees", "objectives": objectives})

@@ -61,8 +61,9 @@ class Model(Section):
     def _known_to_the_kind(self) -> Self:
         if not self.is_trees:
             return self
-        if idle := sorted(self.model_fields_set & {"hidden", "activation", "dropout", "dim"}):
-            raise ValueError(f"{idle[0]} has no effect on a gbt; remove it, or use a network")
+        for name in ("hidden", "activation", "dropout", "dim"):
+            if getattr(self, name) != Model.model_fields[name].default:  # a default may come from a dump
+                raise ValueError(f"{name} has no effect on a gbt; remove it, or use a network")
         for name in self.options:
             if name not in TreeOptions.model_fields:
                 raise ValueError(f"options.{name} is no option of a gbt; {nearest(name, TreeOptions.model_fields)}")

@@ -17,7 +17,7 @@ from evermodel.scores import ScoringModel
 from evermodel.training.train import TrainResult, train
 from evermodel.training.trees.model import TREES, read_booster
 from evermodel.use_case import UseCase
-from tests.support.use_cases import make_use_case
+from tests.support.use_cases import make_use_case, with_trees
 
 Make = Callable[..., Any]
 OPTIONS = {"trees": 30, "added_trees": 5, "leaves": 7, "min_rows": 5}
@@ -26,10 +26,7 @@ OPTIONS = {"trees": 30, "added_trees": 5, "leaves": 7, "min_rows": 5}
 @pytest.fixture(scope="module")
 def forest(shop: UseCase) -> UseCase:
     """The small use case with every objective learned by trees."""
-    tree = shop.model_dump()
-    for objective in tree["objectives"]:
-        objective["model"] = {"kind": "gbt", "options": OPTIONS}
-    return UseCase.model_validate(tree)
+    return with_trees(shop, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +152,7 @@ def test_trees_are_asked_for_a_gpu(champions: dict[str, Bundle]) -> None:
 def test_patience_keeps_the_best_number_of_trees(
     shop: UseCase, rows: Make, training_rows: Make, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    tree = shop.model_dump()
-    tree["objectives"] = [tree["objectives"][0] | {"model": {"kind": "gbt", "options": {"trees": 300, "min_rows": 5}}}]
+    tree = with_trees(shop, trees=300, min_rows=5).model_dump(by_alias=True)
     tree["training"] |= {"patience": 3}
     case = UseCase.model_validate(tree)
     result = train(
@@ -193,3 +189,7 @@ def test_unknown_values_and_nulls_are_answered(champions: dict[str, Bundle], row
         blank = blank.set_column(place, name, pa.nulls(1, blank.schema.field(place).type))
     for opened in champions.values():
         assert opened.score(blank).finite.all()
+
+
+def test_a_use_case_with_trees_travels_as_json(forest: UseCase) -> None:
+    assert UseCase.model_validate_json(forest.model_dump_json()) == forest
