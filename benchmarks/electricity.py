@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evermodel import use_case
-from evermodel.backtest.backtest import POLICIES, replay
+from evermodel.backtest.backtest import POLICIES, run_backtest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +22,7 @@ def live(seed: int, data: Path) -> dict[str, dict[str, Any]]:
     """One replay: the totals of each policy."""
     case = use_case.with_seed(use_case.load(ROOT / "use_cases" / "electricity.yaml"), seed)
     with tempfile.TemporaryDirectory() as out:
-        result = replay(case, data_dir=data, out=out)
+        result = run_backtest(case, data_dir=data, out=out)
     return {life["policy"]: life["totals"] for life in result["policies"]}
 
 

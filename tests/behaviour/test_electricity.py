@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evermodel import bundle, storage, use_case
-from evermodel.backtest.backtest import replay
+from evermodel.backtest.backtest import run_backtest
 from evermodel.records import Release, Window
 from tests.support import ROOT
 
@@ -23,7 +23,7 @@ ROW = timedelta(minutes=30)
 def lived(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("replay")
     case = use_case.load(ROOT / "use_cases" / "electricity.yaml")
-    result = replay(case, data_dir=shared_data, out=out, policies=("stateful", "static"))
+    result = run_backtest(case, data_dir=shared_data, out=out, policies=("stateful", "static"))
     for life in result["policies"]:
         print(life["policy"], life["totals"])
     return out, {life["policy"]: life for life in result["policies"]}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import bundle
-from evermodel.backtest.backtest import replay
+from evermodel.backtest.backtest import run_backtest
 from evermodel.data.events import EventLog
 from evermodel.data.ingest import ingest
 from evermodel.data.leakage import leakage_report, refuse
@@ -114,7 +114,7 @@ def test_a_week_lived_with_labels_a_week_late(fraud: UseCase, shared_data: Path,
     """Nothing can be judged before a week is over, so the loop retrains by schedule, on what is a week old."""
     first, live = fraud.training.first, fraud.training.live
     assert first is not None and live == TEST.start
-    result = replay(fraud, data_dir=shared_data, out=tmp_path, policies=("stateful", "static"))
+    result = run_backtest(fraud, data_dir=shared_data, out=tmp_path, policies=("stateful", "static"))
     lives = {life["policy"]: life for life in result["policies"]}
     for life in lives.values():
         print(f"\nreplay, {life['policy']}: {life['totals']}")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from evermodel import bundle, use_case, workflow
-from evermodel.backtest.backtest import replay
+from evermodel.backtest.backtest import run_backtest
 from evermodel.execution.launch import environment
 from evermodel.features import training_set
 from evermodel.features.as_served import as_served
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backtested(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Outcome:
     out = tmp_path_factory.mktemp("backtest")
-    replay(use_case.load(write_use_case(out)), data_dir=data, out=out, policies=["stateful"])
+    run_backtest(use_case.load(write_use_case(out)), data_dir=data, out=out, policies=["stateful"])
     return read_outcome(Ledger(f"sqlite:///{out}/stateful/ledger.db"))
 
 

@@ -77,7 +77,7 @@ class History:
         return self.rows.slice(low, high - low)
 
 
-def replay(
+def run_backtest(
     use_case: UseCase,
     *,
     data_dir: str | Path,
@@ -85,12 +85,12 @@ def replay(
     policies: Sequence[PolicyName] = POLICIES,
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
-    """Replay every policy and leave `replay.json` in `out`; its content, as issue-facing JSON, is the answer.
+    """Simulate every policy, and write the result to `backtest.json` in `out`, too.
 
     EvermodelError where the use case names no `training.first`, or its first champion doesn't pass its own checks.
     """
     if use_case.training.first is None:
-        raise EvermodelError(f"{use_case.name}: replay needs training.first, the window of the first champion")
+        raise EvermodelError(f"{use_case.name}: a backtest needs training.first, the window of the first champion")
     history = read_history(use_case, data_dir=data_dir, out=str(out), progress=progress)
     first = first_champion(use_case, history, out=storage.join(out, "first"))
     progress(
@@ -102,7 +102,7 @@ def replay(
         "metric": use_case.evaluation.metric,
         "policies": [_story(life, history) for life in lives],
     }
-    storage.write_text(storage.join(out, "replay.json"), canonical_json(result))
+    storage.write_text(storage.join(out, "backtest.json"), canonical_json(result))
     return result
 
 
