@@ -23,6 +23,8 @@ confluent_kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafk
 
 from evermodel.streaming import kafka  # noqa: E402
 
+pytestmark = pytest.mark.server  # a broker
+
 SCHEDULE = kafka.BatchSchedule(batch_rows=7, batch_seconds=0.2, refresh_seconds=0.0, poll_seconds=0.05)
 #: Reads the visits until it is killed.
 PROGRAM = """

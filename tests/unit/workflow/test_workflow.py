@@ -213,7 +213,7 @@ def test_a_window_is_held_against_the_champion_that_answered_it(
 ) -> None:
     """Looked at again after the promotion, the moved day says nothing about the champion that learned from it."""
     before = project.ledger()
-    reports, alerts, runs = before.windows(NAME), before.alerts(NAME), before.runs(NAME)
+    reports, alerts, runs = before.monitoring_reports(NAME), before.alerts(NAME), before.runs(NAME)
     again = workflow.monitor(project, NAME, window=LIVE[-1], now=LATER)
     assert (again.champion, again.alerts) == (first.id, reports[-1].alerts)
     assert project.ledger().monitoring_reports(NAME) == reports
