@@ -58,7 +58,9 @@ def ingest_stream(
         refresh=refresh,
         clock=clock.now,
         status=StreamStatus(),
-        schedule=kafka.BatchSchedule(batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds),
+        schedule=kafka.BatchSchedule(
+            batch_rows=batch_rows, batch_seconds=batch_seconds, refresh_seconds=refresh_seconds
+        ),
     )
     with ingester.status.serve(host, port):
         ingester.run(kafka.stop_on_signal())
