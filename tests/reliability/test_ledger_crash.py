@@ -56,13 +56,13 @@ def run_round(url: str, case: UseCase) -> None:
     )  # fmt: skip
     ledger.record_window(report, now=NOW)
     ledger.record_alert(alert, now=NOW)
-    lease.tidy(ledger, case.name, now=NOW)
+    lease.reap_leases(ledger, case.name, now=NOW)
     state = ledger.policy_state(case, now=NOW, new_rows=1000)
     decision = ledger.record_decision(decide(case, ledger.alerts(case.name), state, now=NOW))
     if decision.action == "keep":
         return
     key, owner = decision.retrain_key, lease.this_process("test")
-    granted = lease.begin(ledger, key, use_case=case.name, decision_id=decision.id, owner=owner, now=NOW, seconds=3600)
+    granted = lease.start_leased_run(ledger, key, use_case=case.name, decision_id=decision.id, owner=owner, now=NOW, seconds=3600)
     if granted:
         ledger.renew_lease(key, owner=owner, now=NOW, seconds=3600)
         commit(ledger, SECOND, FIRST.id)

@@ -20,7 +20,7 @@ from sqlalchemy import text
 import evermodel
 from evermodel.errors import EvermodelError, InputError
 from evermodel.ledger import Ledger
-from evermodel.ledger.engine import found_version, make_engine, reading, writing
+from evermodel.ledger.engine import read_revision, make_engine, reading, writing
 from evermodel.ledger.migrate import HEAD, migrate
 from evermodel.ledger.tables import metadata
 from tests.support.servers import Server, database_url, postgresql_server
@@ -82,13 +82,13 @@ def test_a_file_of_an_older_schema_is_brought_up_by_whoever_opens_it(tmp_path: P
     with writing(engine, "test") as connection:
         connection.execute(text("delete from alembic_version"))
     Ledger(url).record_error("shop", "here", "why", NOW)
-    assert found_version(engine) == HEAD and differences(url) == []
+    assert read_revision(engine) == HEAD and differences(url) == []
 
 
 def test_a_database_that_was_never_migrated_says_what_to_do(url: str) -> None:
     with pytest.raises(InputError, match=r"schema none, not .*: run `evermodel ledger migrate`"):
         Ledger(url)
-    assert found_version(make_engine(url)) is None, "nothing was made on the way"
+    assert read_revision(make_engine(url)) is None, "nothing was made on the way"
 
 
 def test_migrations_at_once_are_one(url: str) -> None:
@@ -101,7 +101,7 @@ def test_a_migration_that_fails_leaves_nothing(url: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("evermodel.ledger.migrate.HEAD", "0002-not-there")
     with pytest.raises(Exception, match="0002-not-there"):
         migrate(url)
-    assert found_version(make_engine(url)) is None
+    assert read_revision(make_engine(url)) is None
 
 
 def test_the_next_call_after_a_restart_of_the_database_works(server: Server, url: str) -> None:

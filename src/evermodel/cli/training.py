@@ -36,7 +36,7 @@ def train(
         use_case,
         now=at,
         windows=parse_windows(window),
-        mode=workflow.mode_of(mode),
+        mode=workflow.parse_mode(mode),
         parent=parent,
         reason=reason,
     )

@@ -12,7 +12,7 @@ from evermodel.errors import ConflictError, GateError
 from evermodel.execution.launch import launch, training_parameters
 from evermodel.records import Decision, EvaluationReport, Mode, Promotion, Release, Window, canonical_json
 from evermodel.registry import promotion
-from evermodel.retraining.policy import cut
+from evermodel.retraining.policy import cut_windows
 
 log = logging.getLogger(__name__)
 RunTraining = Callable[[Service, Decision], None]
@@ -113,10 +113,10 @@ def retrain(
     state = service.ledger.policy_state(case, now=now, new_rows=0)
     if state.running or launcher.is_busy(name):
         raise ConflictError(f"{name}: a retrain is running; only one can run at a time")
-    chosen_mode: Mode = workflow.mode_of(mode) or ("stateful" if state.champion else "from_scratch")
+    chosen_mode: Mode = workflow.parse_mode(mode) or ("stateful" if state.champion else "from_scratch")
     chosen = tuple(windows)
     if not chosen and state.champion_cursor is not None:
-        chosen = cut(state.champion_cursor, now, state.quarantined)
+        chosen = cut_windows(state.champion_cursor, now, state.quarantined)
     elif not chosen and case.training.first is not None:
         chosen = (case.training.first,)
     if not chosen:

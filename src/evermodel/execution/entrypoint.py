@@ -119,8 +119,7 @@ def _worker_nodes(files: RunFolder, release: Release) -> str:
 
 def _use_case(uri: str, digest: str) -> UseCase:
     case = use_cases.load(uri)
-    if case.digest() != digest:
-        raise InputError(f"{uri}: the use case is not the one that the run was started with (digest {digest[:12]})")
+    case.check_digest(digest, uri)
     return case
 
 

@@ -1,6 +1,6 @@
-"""The ledger: what was decided, run and promoted, durable and in order."""
+"""The ledger: the durable, ordered record of decisions, runs and promotions."""
 
 from evermodel.ledger.ledger import Ledger
-from evermodel.ledger.records import Failure, Lease, Run, link
+from evermodel.ledger.records import Failure, Lease, Run, compute_chain
 
-__all__ = ["Failure", "Lease", "Ledger", "Run", "link"]
+__all__ = ["Failure", "Lease", "Ledger", "Run", "compute_chain"]

@@ -72,7 +72,7 @@ def _durable(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def found_version(engine: Engine) -> str | None:
+def read_revision(engine: Engine) -> str | None:
     """The revision of the tables that are there; None without any."""
     with connecting(engine) as connection:
         if not inspect(connection).has_table(version.name):

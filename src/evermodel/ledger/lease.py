@@ -47,19 +47,19 @@ def _start(pid: int) -> int:
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
-def free_dead(ledger: Ledger, use_case: str) -> list[str]:
+def release_dead_leases(ledger: Ledger, use_case: str) -> list[str]:
     """Give back the leases whose owners are gone; their keys. What they ran is unfinished, and can be started again."""
     dead = [lease for lease in ledger.leases(use_case) if is_gone(lease.owner)]
     return [lease.key for lease in dead if ledger.release_lease(lease.key, owner=lease.owner)]
 
 
-def tidy(ledger: Ledger, use_case: str, *, now: datetime) -> None:
+def reap_leases(ledger: Ledger, use_case: str, *, now: datetime) -> None:
     """After a crash, before `decide` asks: leases of dead owners are given back, runs that had promoted are ended."""
-    free_dead(ledger, use_case)
-    ledger.settle(use_case, now=now)
+    release_dead_leases(ledger, use_case)
+    ledger.close_orphaned_runs(use_case, now=now)
 
 
-def begin(
+def start_leased_run(
     ledger: Ledger,
     key: str,
     *,
@@ -73,7 +73,7 @@ def begin(
 
     False leaves nothing behind. It means: somebody else runs it, another key of the use case is running, or it ran.
     """
-    tidy(ledger, use_case, now=now)
+    reap_leases(ledger, use_case, now=now)
     holder = ledger.lease(key)
     if holder is not None and is_gone(holder.owner):
         ledger.release_lease(key, owner=holder.owner)  # claimed, and gone before a run or a decision had the key

@@ -1,12 +1,12 @@
-"""The ledger: what was decided, run and promoted, durable and in order. Its promotion row is the commit.
+"""The ledger: the durable, ordered record of decisions, runs and promotions. Its promotion row is the commit.
 
-A root module, because registry, monitoring and retraining all write it. Every method is one transaction; asked again
-with the same content it changes nothing and gives the row that is there, so that a run that crashed can be run again.
+Every method is one transaction. A repeated call with the same content changes nothing and returns the existing row, so a
+run that crashed can be run again.
 
-Words. A *lease* is the right to run one retrain key until a time; its *grant* counts how often it changed hands. A *run*
-is what was done under it: one a key, restarted only by a reclaimed lease, never once it is finished. The *chain* of a
-use case is a sha256 over each promotion row and the chain before it: a changed, removed or inserted row breaks it. Rows
-cut off at the end don't: compare the newest chain with the one that the registry mirrors.
+A *lease* is the right to run one retrain key until a time. Its *grant* counts how often the lease changed hands. A *run*
+is the work under a lease: each key has one run, which only a reclaimed lease restarts, and never once it is finished.
+The *chain* of a use case is a sha256 over each promotion row and the chain before it: a changed, removed or inserted row
+breaks it. Rows removed from the end do not: compare the newest chain with its copy in the registry.
 """
 
 from __future__ import annotations
@@ -25,45 +25,33 @@ from evermodel.ledger.records import (
     FinalState,
     Lease,
     Run,
-    append,
-    chain_problems,
     check_expected,
-    check_left,
+    check_not_rolled_back,
     close_orphaned_run,
+    compute_chain,
     end_run,
+    find_chain_problems,
+    find_lease,
+    find_orphaned_runs,
     insert_alert,
     insert_release,
-    lease_of,
-    lease_row,
-    link,
-    live_keys,
-    newest_promotion,
-    ownerless_runs,
-    policy_state_of,
-    promotion_rows,
-    recent_windows,
-    retrain_decisions,
-    rows,
-    run_of,
+    insert_row,
+    list_champions,
+    read_newest_promotion,
+    read_policy_state,
+    read_promotions,
+    select_leases,
+    select_rows,
+    to_lease,
+    to_run,
 )
-from evermodel.ledger.tables import (
-    alerts,
-    decisions,
-    errors,
-    leases,
-    promotions,
-    releases,
-    runs,
-    windows,
-)
+from evermodel.ledger.tables import alerts, decisions, errors, leases, promotions, releases, runs, windows
 from evermodel.records import Alert, Decision, MonitoringReport, PolicyState, Promotion, Release, Verdict
 from evermodel.use_case import UseCase
 
-__all__ = ["Failure", "Lease", "Ledger", "Run", "link"]
-
 
 class Ledger:
-    """The ledger at a SQLAlchemy URL; its tables are made on first use."""
+    """The ledger at a SQLAlchemy URL. A SQLite file and its tables are created on first use."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -72,57 +60,58 @@ class Ledger:
     # releases and promotions -----------------------------------------------------------------------------------------
 
     def record_release(self, release: Release, *, now: datetime, verdict: Verdict | None = None) -> bool:
-        """Make a release known, or add the gate's verdict to one that is. True where it was new."""
+        """Record a release, or add the gate's verdict to a recorded one. True if the release is new."""
         with writing(self._engine, "record_release") as connection:
             return insert_release(connection, release, now=now, verdict=verdict)
 
     def find_release(self, use_case: str, release_id: str) -> Release | None:
-        """A release that is known, by its id."""
-        where = (releases.c.use_case == use_case) & (releases.c.release == release_id)
+        """The release of this id; None if it is not recorded."""
+        this = (releases.c.use_case == use_case) & (releases.c.release == release_id)
         with reading(self._engine) as connection:
-            found = connection.scalar(select(releases.c.payload).where(where))
+            found = connection.scalar(select(releases.c.payload).where(this))
         return Release.from_json(found) if found else None
 
     def verdict(self, use_case: str, release_id: str) -> Verdict | None:
-        """The gate's word on a release; None where it hasn't been judged."""
-        where = (releases.c.use_case == use_case) & (releases.c.release == release_id)
+        """The gate's verdict on a release; None if it was not evaluated."""
+        this = (releases.c.use_case == use_case) & (releases.c.release == release_id)
         with reading(self._engine) as connection:
-            found = connection.scalar(select(releases.c.verdict).where(where))
+            found = connection.scalar(select(releases.c.verdict).where(this))
         return Verdict.from_json(found) if found else None
 
     def releases(self, use_case: str) -> list[Release]:
-        """All that are known, in the order in which they became so."""
+        """All recorded releases, in the order in which they were recorded."""
         with reading(self._engine) as connection:
-            return [Release.from_json(row.payload) for row in rows(connection, releases, use_case)]
+            return [Release.from_json(row.payload) for row in select_rows(connection, releases, use_case)]
 
     def challenger(self, use_case: str) -> Release | None:
-        """The newest release that came from the champion, was never promoted and wasn't rejected."""
+        """The newest child of the champion that was never promoted and was not rejected."""
         with reading(self._engine) as connection:
-            history = promotion_rows(connection, use_case)
-            champion = history[-1].release.id if history else None
-            known = rows(connection, releases, use_case)
+            history = read_promotions(connection, use_case)
+            recorded = select_rows(connection, releases, use_case)
+        champion = history[-1].release.id if history else None
         promoted = {promotion.release.id for promotion in history}
-        for row in reversed(known):
+        for row in reversed(recorded):
             rejected = row.verdict is not None and Verdict.from_json(row.verdict).word == "reject"
             if row.parent == champion and row.release not in promoted and not rejected:
                 return Release.from_json(row.payload)
         return None
 
     def champion(self, use_case: str) -> Release | None:
-        """The release of the newest promotion row."""
+        """The release of the newest promotion row; None if nothing was promoted yet."""
         with reading(self._engine) as connection:
-            newest = newest_promotion(connection, use_case)
+            newest = read_newest_promotion(connection, use_case)
         return newest.release if newest else None
 
     def previous(self, use_case: str) -> Release | None:
-        """What a rollback goes back to: the champion before the present one came, rolled-back ones left out."""
+        """The release that a rollback returns to: the champion before the present one, without rolled-back ones."""
         with reading(self._engine) as connection:
-            standing = policy_state_of(promotion_rows(connection, use_case))
-        return standing[-2] if len(standing) > 1 else None
+            champions = list_champions(read_promotions(connection, use_case))
+        return champions[-2] if len(champions) > 1 else None
 
     def promotions(self, use_case: str) -> list[Promotion]:
+        """All promotions and rollbacks, oldest first."""
         with reading(self._engine) as connection:
-            return promotion_rows(connection, use_case)
+            return read_promotions(connection, use_case)
 
     def promote(
         self,
@@ -136,19 +125,19 @@ class Ledger:
         now: datetime,
         again: bool = False,
     ) -> Promotion:
-        """Make `release` the champion where the champion is still `expected` (a release id, None for none).
+        """Make `release` the champion if the champion is still `expected` (a release id; None if there is none).
 
-        The release that is champion already: its row is returned. ConflictError where somebody else's release came
-        first, or where this one was champion and was left by a rollback: only a person takes it again (`again`).
+        Returns the existing row if `release` is the champion already. ConflictError if another release became champion
+        first, or if a rollback replaced this release: only a person promotes it again (`again`).
         """
         with writing(self._engine, action) as connection:
-            history = promotion_rows(connection, release.use_case)
+            history = read_promotions(connection, release.use_case)
             newest = history[-1] if history else None
             if newest and newest.release.id == release.id:
                 return newest
             check_expected(release, expected, newest)
             if action == "promote" and not again:
-                check_left(release, history)
+                check_not_rolled_back(release, history)
             row = Promotion(
                 use_case=release.use_case,
                 version=newest.version + 1 if newest else 1,
@@ -161,27 +150,31 @@ class Ledger:
                 at=now,
                 chain="",
             )
-            row = row.model_copy(update={"chain": link(newest.chain if newest else "", row.to_json())})
+            row = row.model_copy(update={"chain": compute_chain(newest.chain if newest else "", row.to_json())})
             insert_release(connection, release, now=now, verdict=verdict)
-            append(connection, promotions, row, now, version=row.version, release=release.id, chain=row.chain)
+            insert_row(connection, promotions, row, now, version=row.version, release=release.id, chain=row.chain)
         return row
 
     def verify_chain(self, use_case: str) -> list[str]:
-        """What is wrong with the audit chain, in plain words; nothing where it is whole."""
+        """The faults of the audit chain, in plain words; empty if it is whole."""
         with reading(self._engine) as connection:
-            return chain_problems(use_case, rows(connection, promotions, use_case))
+            return find_chain_problems(use_case, select_rows(connection, promotions, use_case))
 
     # monitoring ------------------------------------------------------------------------------------------------------
 
     def record_alert(self, alert: Alert, *, now: datetime) -> bool:
-        """False where the alert is there already; the first row stays."""
+        """False if the alert is recorded already; the first row stays."""
         with writing(self._engine, "record_alert") as connection:
             return insert_alert(connection, alert, now)
 
     def alerts(
         self, use_case: str, *, champion: str | EllipsisType | None = ..., since: datetime | None = None
     ) -> list[Alert]:
-        """By the end of their window; of one champion only, where one (or None) is given; ended after `since`."""
+        """The alerts by the end of their windows.
+
+        With `champion`, only that champion's; None selects the alerts without a champion. With `since`, only the alerts
+        whose window ended after it.
+        """
         query = select(alerts.c.payload).where(alerts.c.use_case == use_case)
         if not isinstance(champion, EllipsisType):
             query = query.where(alerts.c.champion == champion)
@@ -192,16 +185,13 @@ class Ledger:
         return [Alert.from_json(payload) for payload in found]
 
     def record_window(self, report: MonitoringReport, *, now: datetime) -> None:
-        """Remember a monitored window; its alerts are recorded by themselves.
+        """Record the report of a monitored window. Its alerts are recorded by `record_alert`.
 
-        A window monitored again, when more labels are known, keeps its newest report; once it alerted, it has.
+        A window that is monitored again, when more labels are known, keeps its newest report. Once it alerted, it stays
+        alerted.
         """
-        key = {
-            "use_case": report.use_case,
-            "champion": report.champion or "",
-            "start": report.window.span[0],
-            "end": report.window.span[1],
-        }
+        start, end = report.window.span
+        key = {"use_case": report.use_case, "champion": report.champion or "", "start": start, "end": end}
         with writing(self._engine, "record_window") as connection:
             row = connection.execute(select(windows).filter_by(**key)).one_or_none()
             alerted = bool(report.alerts) or (row is not None and row.alerted)
@@ -220,18 +210,19 @@ class Ledger:
     def record_error(self, use_case: str, where: str, message: str, now: datetime) -> None:
         failure = Failure(use_case=use_case, where=where, message=message, at=now)
         with writing(self._engine, "record_error") as connection:
-            append(connection, errors, failure, now, place=where)
+            insert_row(connection, errors, failure, now, place=where)
 
     def errors(self, use_case: str) -> list[Failure]:
         with reading(self._engine) as connection:
-            return [Failure.from_json(row.payload) for row in rows(connection, errors, use_case)]
+            return [Failure.from_json(row.payload) for row in select_rows(connection, errors, use_case)]
 
     # decisions -------------------------------------------------------------------------------------------------------
 
     def record_decision(self, decision: Decision) -> Decision:
-        """The row of this decision: the first of a retrain key; of a keep, the newest row where it says the same.
+        """Record a decision, and return its row.
 
-        So asking twice is one row, whatever the clock says, and the log shows since when something holds.
+        A retrain key has one row, its first. A keep with the same content as the newest row has no row of its own. So a
+        repeated decision is one row at any time, and the log shows since when it holds.
         """
         key = decision.retrain_key if decision.action == "retrain" else None
         with writing(self._engine, "record_decision") as connection:
@@ -246,21 +237,21 @@ class Ledger:
                 if key is not None or row == decision.model_copy(update={"at": row.at}):
                     return row
             action = decision.action
-            append(connection, decisions, decision, decision.at, id=decision.id, action=action, retrain_key=key)
+            insert_row(connection, decisions, decision, decision.at, id=decision.id, action=action, retrain_key=key)
         return decision
 
     def decisions(self, use_case: str) -> list[Decision]:
-        """In the order in which they were taken."""
+        """In the order in which they were recorded."""
         with reading(self._engine) as connection:
-            return [Decision.from_json(row.payload) for row in rows(connection, decisions, use_case)]
+            return [Decision.from_json(row.payload) for row in select_rows(connection, decisions, use_case)]
 
     # leases and runs -------------------------------------------------------------------------------------------------
 
     def claim_lease(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
-        """Take the lease until `now` + `seconds`. True where it is free, the owner's own, or its time is over."""
+        """Take the lease until `now` + `seconds`. True if it is free, has expired, or is the owner's own."""
         expires = micros(now + timedelta(seconds=seconds))
         with writing(self._engine, "claim") as connection:
-            row = lease_row(connection, key)
+            row = find_lease(connection, key)
             if row is None:
                 connection.execute(insert(leases).values(key=key, owner=owner, expires=expires, grant=1))
                 return True
@@ -273,9 +264,9 @@ class Ledger:
         return True
 
     def renew_lease(self, key: str, *, owner: str, now: datetime, seconds: float) -> bool:
-        """Hold on longer. False where the lease is over or somebody else's: stop what runs under it."""
+        """Extend the lease. False if it has expired or has another owner: then stop the work under it."""
         with writing(self._engine, "renew") as connection:
-            row = lease_row(connection, key)
+            row = find_lease(connection, key)
             if row is None or row.owner != owner or row.expires <= micros(now):
                 return False
             expires = micros(now + timedelta(seconds=seconds))
@@ -283,45 +274,45 @@ class Ledger:
         return True
 
     def release_lease(self, key: str, *, owner: str) -> bool:
-        """Give the lease back. False where it isn't this owner's. The row stays, so that its grants go on counting."""
+        """Give the lease back. False if it is not this owner's. The row stays, because it counts the grants."""
         with writing(self._engine, "release") as connection:
-            mine = (leases.c.key == key) & (leases.c.owner == owner) & (leases.c.expires > 0)
-            return connection.execute(update(leases).where(mine).values(expires=0)).rowcount == 1
+            own = (leases.c.key == key) & (leases.c.owner == owner) & (leases.c.expires > 0)
+            return connection.execute(update(leases).where(own).values(expires=0)).rowcount == 1
 
     def lease(self, key: str) -> Lease | None:
-        """Who holds a key, over or not; None where nobody does."""
+        """The lease of a key, expired or not; None if nobody holds it."""
         with reading(self._engine) as connection:
-            row = lease_row(connection, key)
-        return lease_of(row) if row is not None and row.expires > 0 else None
+            row = find_lease(connection, key)
+        return to_lease(row) if row is not None and row.expires > 0 else None
 
     def leases(self, use_case: str) -> list[Lease]:
-        """Those that were claimed for the use case's decisions and runs and not given back, over or not."""
+        """The leases of the use case's decisions and runs that were not given back, expired or not."""
         with reading(self._engine) as connection:
-            found = connection.execute(live_keys(use_case, after=0)).all()
-        return [lease_of(row) for row in found]
+            found = connection.execute(select_leases(use_case, after=0)).all()
+        return [to_lease(row) for row in found]
 
     def start_run(self, key: str, *, use_case: str, decision_id: str | None, owner: str, now: datetime) -> bool:
-        """True once for each key: for the lease's owner, and again only for one who reclaimed an unfinished run's lease.
+        """Start the run of a key, or restart it if `owner` reclaimed the lease of the unfinished run.
 
-        False where `owner` doesn't hold the lease at `now`, where another key of the use case is running, where this
-        one was started under the same grant, or where it is finished.
+        False if `owner` does not hold the lease at `now`, if another key of the use case is running, if the run was
+        started under the same grant, or if it is finished.
         """
         with writing(self._engine, "start_run") as connection:
-            lease = lease_row(connection, key)
+            lease = find_lease(connection, key)
             if lease is None or lease.owner != owner or lease.expires <= micros(now):
                 return False
-            gone = {row.key: row for row in ownerless_runs(connection, use_case, now) if row.key != key}
-            unfinished = {row.key for row in rows(connection, runs, use_case) if row.state == "running"}
-            if unfinished - {key} - set(gone):
+            orphaned = {row.key: row for row in find_orphaned_runs(connection, use_case, now) if row.key != key}
+            unfinished = {row.key for row in select_rows(connection, runs, use_case) if row.state == "running"}
+            if unfinished - {key} - set(orphaned):
                 return False
             row = connection.execute(select(runs).where(runs.c.key == key)).one_or_none()
             if row is not None and (row.state != "running" or row.grant == lease.grant):
                 return False
-            for other in gone.values():
-                close_orphaned_run(connection, other, now=now, otherwise=f"its owner was gone; run {key} came after it")
+            for other in orphaned.values():
+                close_orphaned_run(connection, other, now=now, reason=f"its owner ended before it; run {key} followed")
             values = {"owner": owner, "grant": lease.grant, "decision_id": decision_id}
             if row is None:
-                newest = newest_promotion(connection, use_case)
+                newest = read_newest_promotion(connection, use_case)
                 champion = newest.release.id if newest else ""
                 first = {"key": key, "use_case": use_case, "attempt": 1, "state": "running", "payload": "{}"}
                 connection.execute(insert(runs).values(**first, **values, champion=champion, at=micros(now)))
@@ -329,21 +320,21 @@ class Ledger:
                 connection.execute(update(runs).where(runs.c.key == key).values(attempt=row.attempt + 1, **values))
         return True
 
-    def settle(self, use_case: str, *, now: datetime) -> list[str]:
-        """End the runs that a crash left between their promotion and their end; their keys.
+    def close_orphaned_runs(self, use_case: str, *, now: datetime) -> list[str]:
+        """End the runs that a crash left between their promotion and their end; returns their keys.
 
-        Those are runs without a live lease whose champion has been followed since: they have nothing left to do.
+        These are the runs without a live lease whose champion was replaced since: they have no work left.
         """
-        with writing(self._engine, "settle") as connection:
-            gone = ownerless_runs(connection, use_case, now)
-            return [row.key for row in gone if close_orphaned_run(connection, row, now=now, otherwise=None)]
+        with writing(self._engine, "close_orphaned_runs") as connection:
+            orphaned = find_orphaned_runs(connection, use_case, now)
+            return [row.key for row in orphaned if close_orphaned_run(connection, row, now=now, reason=None)]
 
     def finish_run(
         self, key: str, *, state: FinalState, result: dict[str, Any], now: datetime, owner: str | None = None
     ) -> Run | None:
-        """End a run and its lease; the row as it stands: the first end stays. None where the key was never started.
+        """End a run and its lease, and return its row; None if the key was never started. The first end stays.
 
-        With `owner` only that owner's attempt is ended: one that lost its lease changes nothing.
+        With `owner`, only that owner's attempt ends: an attempt that lost its lease changes nothing.
         """
         with writing(self._engine, "finish_run") as connection:
             this = select(runs).where(runs.c.key == key)
@@ -352,42 +343,16 @@ class Ledger:
                 return None
             if row.state == "running" and owner in (None, row.owner):
                 end_run(connection, row, state=state, result=result, now=now)
-            return run_of(connection.execute(this).one())
+            return to_run(connection.execute(this).one())
 
     def runs(self, use_case: str) -> list[Run]:
         """In the order in which they were first started."""
         with reading(self._engine) as connection:
-            return [run_of(row) for row in rows(connection, runs, use_case)]
+            return [to_run(row) for row in select_rows(connection, runs, use_case)]
 
-    # what decide needs -----------------------------------------------------------------------------------------------
+    # the policy's state ----------------------------------------------------------------------------------------------
 
     def policy_state(self, case: UseCase, *, now: datetime, new_rows: int) -> PolicyState:
-        """One instant of the ledger as `decide` sees it. `new_rows` are the matured ones since the champion's cursor."""
-        use_case = case.name
+        """The state that `decide` needs, at one instant. `new_rows` are the matured rows since the champion's cursor."""
         with reading(self._engine) as connection:
-            newest = newest_promotion(connection, use_case)
-            retrains = retrain_decisions(connection, use_case)
-            last = retrains[-1] if retrains else None
-            run = None
-            if last is not None:
-                run = connection.scalar(select(runs.c.state).where(runs.c.key == last.retrain_key)) or "pending"
-            cursor = newest.release.cursor if newest else None
-            champion = newest.release.id if newest else None
-            own = [one.trigger.end for one in retrains if one.trigger and one.champion == champion]
-            broken = (alerts.c.use_case == use_case) & alerts.c.broken
-            if cursor is not None:
-                broken &= alerts.c.end > micros(cursor)
-            bad = connection.scalars(select(alerts.c.payload).where(broken).order_by(alerts.c.start)).all()
-            return PolicyState(
-                use_case=use_case,
-                champion=champion,
-                champion_cursor=cursor,
-                champion_since=newest.at if newest else None,
-                new_rows=new_rows,
-                running=connection.execute(live_keys(use_case, after=micros(now))).first() is not None,
-                recent=recent_windows(connection, use_case, champion, case.retraining.n),
-                quarantined=tuple(dict.fromkeys(Alert.from_json(payload).window for payload in bad)),
-                last_retrain=last,
-                answered=max(own, default=None),
-                last_retrain_state="pending" if run == "running" else run,
-            )
+            return read_policy_state(connection, case, now=now, new_rows=new_rows)

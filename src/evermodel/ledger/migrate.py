@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import OperationalError
 
 from evermodel.errors import InputError, IntegrityError
-from evermodel.ledger.engine import BUSY_SECONDS, connecting, found_version, make_engine, writing
+from evermodel.ledger.engine import BUSY_SECONDS, connecting, read_revision, make_engine, writing
 from evermodel.ledger.tables import metadata, version
 
 HEAD = "0001"  # the revision that these tables are
@@ -32,9 +32,9 @@ def open_engine(url: str) -> Engine:
     engine = make_engine(url)
     if engine.dialect.name == "sqlite":
         _write_ahead(engine)
-    if (found := found_version(engine)) is None and engine.dialect.name == "sqlite":
+    if (found := read_revision(engine)) is None and engine.dialect.name == "sqlite":
         _create(engine)
-        found = found_version(engine)
+        found = read_revision(engine)
     if found is not None and found > NEXT:
         raise IntegrityError(f"ledger {engine.url} has schema {found}, this evermodel knows {HEAD}: take a newer one")
     if found == NEXT:
@@ -58,7 +58,7 @@ def migrate(url: str) -> tuple[str | None, str]:
     from alembic.config import Config
 
     engine = make_engine(url)
-    before = found_version(engine)
+    before = read_revision(engine)
     if before is not None and before > HEAD:
         return before, before
     config = Config()

@@ -1,6 +1,6 @@
-"""The ledger's rows as records, and the steps that several of its transactions share.
+"""The ledger's rows as records, and the queries and checks that its transactions use.
 
-Every function here runs inside a transaction of `ledger_tables`; none opens its own.
+Every function with a `connection` runs inside a transaction of `ledger.engine`; none opens its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from evermodel.records import (
     Artifact,
     Decision,
     MonitoredWindow,
+    PolicyState,
     Promotion,
     Release,
     Time,
@@ -28,18 +29,19 @@ from evermodel.records import (
     canonical_json,
     sha256,
 )
+from evermodel.use_case import UseCase
 
 RunState = Literal["running", "promoted", "held", "rejected", "failed"]
 FinalState = Literal["promoted", "held", "rejected", "failed"]
 
 
 class Run(Artifact):
-    """What was done for one retrain key."""
+    """The run of one retrain key."""
 
     key: str
     use_case: str
-    decision: str | None  # its id; None where a person asked for the run
-    champion: str | None  # release id, when it was first started
+    decision: str | None  # its id; None if a person asked for the run
+    champion: str | None  # release id, when the run was first started
     owner: str
     attempt: int
     state: RunState
@@ -57,7 +59,7 @@ class Lease(Artifact):
 
 
 class Failure(Artifact):
-    """An error that a run left behind: the orchestrator doesn't carry its cause."""
+    """The error of a failed run: the orchestrator does not report the cause."""
 
     use_case: str
     where: str
@@ -65,46 +67,78 @@ class Failure(Artifact):
     at: Time
 
 
-def link(chain: str, payload: str) -> str:
-    """The chain of a promotion row, given the chain of the row before it ("" before the first).
-
-    Over the JSON that was stored, not over what today's classes make of it: a new field mustn't break an old row.
-    """
-    content = {name: value for name, value in json.loads(payload).items() if name != "chain"}
-    return sha256((chain + canonical_json(content)).encode())
+# rows ----------------------------------------------------------------------------------------------------------------
 
 
-def rows(connection: Connection, table: Table, use_case: str) -> Sequence[Row[Any]]:
-    """A use case's rows in their order of arrival."""
+def select_rows(connection: Connection, table: Table, use_case: str) -> Sequence[Row[Any]]:
+    """A use case's rows, in the order in which they were inserted."""
     return connection.execute(select(table).where(table.c.use_case == use_case).order_by(table.c.seq)).all()
 
 
-def append(connection: Connection, table: Table, artifact: Any, at: datetime, **columns: Any) -> None:
+def insert_row(connection: Connection, table: Table, artifact: Any, at: datetime, **columns: Any) -> None:
     values = {"use_case": artifact.use_case, "at": micros(at), "payload": artifact.to_json(), **columns}
     connection.execute(insert(table).values(**values))
 
 
-def promotion_rows(connection: Connection, use_case: str) -> list[Promotion]:
-    return [Promotion.from_json(row.payload) for row in rows(connection, promotions, use_case)]
+def insert_release(connection: Connection, release: Release, *, now: datetime, verdict: Verdict | None) -> bool:
+    """Insert a release, or add a verdict to its row if the row has none. True if the release is new."""
+    text = verdict.to_json() if verdict else None
+    this = (releases.c.use_case == release.use_case) & (releases.c.release == release.id)
+    row = connection.execute(select(releases).where(this)).one_or_none()
+    if row is None:
+        insert_row(connection, releases, release, now, release=release.id, parent=release.parent, verdict=text)
+        return True
+    if row.verdict is None and text is not None:
+        connection.execute(update(releases).where(this).values(verdict=text))
+    return False
 
 
-def newest_promotion(connection: Connection, use_case: str) -> Promotion | None:
+def insert_alert(connection: Connection, alert: Alert, now: datetime) -> bool:
+    """Insert an alert. False if it has a row already."""
+    if connection.scalar(select(alerts.c.id).where(alerts.c.id == alert.id)):
+        return False
+    start, end = alert.window.span
+    broken = alert.diagnosis == "broken_data"
+    columns = {"id": alert.id, "champion": alert.champion, "start": start, "end": end, "broken": broken}
+    insert_row(connection, alerts, alert, now, **columns)
+    return True
+
+
+# promotions ----------------------------------------------------------------------------------------------------------
+
+
+def compute_chain(previous: str, payload: str) -> str:
+    """The chain of a promotion row: sha256 over the chain of the row before it ("" for the first row) and its content.
+
+    It covers the stored JSON, not today's classes: a new field must not break an old row.
+    """
+    content = {name: value for name, value in json.loads(payload).items() if name != "chain"}
+    return sha256((previous + canonical_json(content)).encode())
+
+
+def read_promotions(connection: Connection, use_case: str) -> list[Promotion]:
+    return [Promotion.from_json(row.payload) for row in select_rows(connection, promotions, use_case)]
+
+
+def read_newest_promotion(connection: Connection, use_case: str) -> Promotion | None:
     query = select(promotions.c.payload).where(promotions.c.use_case == use_case)
     found = connection.scalar(query.order_by(promotions.c.version.desc()).limit(1))
     return Promotion.from_json(found) if found else None
 
 
-def policy_state_of(history: Sequence[Promotion]) -> list[Release]:
-    """The champions that weren't rolled back, the present one last: a promotion adds one, a rollback takes off those
-    above the one that it goes back to."""
-    standing: list[Release] = []
+def list_champions(history: Sequence[Promotion]) -> list[Release]:
+    """The champions that were not rolled back, the present one last.
+
+    A promotion adds one. A rollback removes those after the one that it returns to.
+    """
+    champions: list[Release] = []
     for promotion in history:
-        ids = [release.id for release in standing]
+        ids = [release.id for release in champions]
         if promotion.action == "rollback" and promotion.release.id in ids:
-            del standing[ids.index(promotion.release.id) + 1 :]
+            del champions[ids.index(promotion.release.id) + 1 :]
         else:
-            standing.append(promotion.release)
-    return standing
+            champions.append(promotion.release)
+    return champions
 
 
 def check_expected(release: Release, expected: str | None, newest: Promotion | None) -> None:
@@ -114,23 +148,23 @@ def check_expected(release: Release, expected: str | None, newest: Promotion | N
         return
     by = f" (version {newest.version}, by {newest.actor} at {newest.at.isoformat()})" if newest else ""
     raise ConflictError(
-        f"{release.use_case}: release {release.id} was to follow champion {expected}, the champion is {found}{by}; "
-        "judge it against that one"
+        f"{release.use_case}: release {release.id} expects champion {expected}, but the champion is {found}{by}; "
+        "evaluate the release against that one"
     )
 
 
-def check_left(release: Release, history: Sequence[Promotion]) -> None:
-    """A run that crashed after its promotion, run again after a person's rollback, must not undo the rollback."""
-    left = [row for row in history if row.action == "rollback" and row.previous == release.id]
-    if left:
+def check_not_rolled_back(release: Release, history: Sequence[Promotion]) -> None:
+    """A run that crashed after its promotion and is run again must not undo a person's rollback."""
+    rollbacks = [row for row in history if row.action == "rollback" and row.previous == release.id]
+    if rollbacks:
         raise ConflictError(
-            f"{release.use_case}: release {release.id} was rolled back by {left[-1].actor} "
-            f"(version {left[-1].version}: {left[-1].reason}); only a person promotes it again"
+            f"{release.use_case}: release {release.id} was rolled back by {rollbacks[-1].actor} "
+            f"(version {rollbacks[-1].version}: {rollbacks[-1].reason}); only a person can promote it again"
         )
 
 
-def chain_problems(use_case: str, found: Sequence[Row[Any]]) -> list[str]:
-    """What is wrong with the promotion rows of a use case, as the audit chain shows it."""
+def find_chain_problems(use_case: str, found: Sequence[Row[Any]]) -> list[str]:
+    """The faults of a use case's promotion rows, as the audit chain shows them."""
     problems: list[str] = []
     chain, champion = "", None
     for version, row in enumerate(found, start=1):
@@ -145,42 +179,23 @@ def chain_problems(use_case: str, found: Sequence[Row[Any]]) -> list[str]:
             continue
         columns = (row.version, row.release, row.chain, row.at)
         if (promotion.version, promotion.release.id, promotion.chain, micros(promotion.at)) != columns:
-            problems.append(f"{name}: its columns differ from what it holds")
+            problems.append(f"{name}: its columns differ from its content")
         if promotion.previous != champion:
-            problems.append(f"{name}: follows champion {promotion.previous}, the row before made {champion}")
-        if link(chain, row.payload) != row.chain:
-            problems.append(f"{name}: its chain doesn't match its content and the row before")
+            problems.append(f"{name}: follows champion {promotion.previous}, but the row before made {champion}")
+        if compute_chain(chain, row.payload) != row.chain:
+            problems.append(f"{name}: its chain does not match its content and the row before")
         chain, champion = row.chain, promotion.release.id
     return problems
 
 
-def insert_release(connection: Connection, release: Release, *, now: datetime, verdict: Verdict | None) -> bool:
-    text = verdict.to_json() if verdict else None
-    this = (releases.c.use_case == release.use_case) & (releases.c.release == release.id)
-    row = connection.execute(select(releases).where(this)).one_or_none()
-    if row is None:
-        append(connection, releases, release, now, release=release.id, parent=release.parent, verdict=text)
-        return True
-    if row.verdict is None and text is not None:
-        connection.execute(update(releases).where(this).values(verdict=text))
-    return False
+# leases and runs -----------------------------------------------------------------------------------------------------
 
 
-def insert_alert(connection: Connection, alert: Alert, now: datetime) -> bool:
-    if connection.scalar(select(alerts.c.id).where(alerts.c.id == alert.id)):
-        return False
-    start, end = alert.window.span
-    broken = alert.diagnosis == "broken_data"
-    columns = {"id": alert.id, "champion": alert.champion, "start": start, "end": end, "broken": broken}
-    append(connection, alerts, alert, now, **columns)
-    return True
-
-
-def lease_row(connection: Connection, key: str) -> Row[Any] | None:
+def find_lease(connection: Connection, key: str) -> Row[Any] | None:
     return connection.execute(select(leases).where(leases.c.key == key)).one_or_none()
 
 
-def live_keys(use_case: str, *, after: int) -> Select[Any]:
+def select_leases(use_case: str, *, after: int) -> Select[Any]:
     """The leases of a use case's decisions and runs that end later than `after` (microseconds)."""
     decided = select(decisions.c.retrain_key).where(
         decisions.c.use_case == use_case, decisions.c.retrain_key.is_not(None)
@@ -189,11 +204,11 @@ def live_keys(use_case: str, *, after: int) -> Select[Any]:
     return select(leases).where(leases.c.expires > after, or_(leases.c.key.in_(decided), leases.c.key.in_(started)))
 
 
-def lease_of(row: Row[Any]) -> Lease:
+def to_lease(row: Row[Any]) -> Lease:
     return Lease(key=row.key, owner=row.owner, expires=from_micros(row.expires))
 
 
-def run_of(row: Row[Any]) -> Run:
+def to_run(row: Row[Any]) -> Run:
     return Run(
         key=row.key,
         use_case=row.use_case,
@@ -209,50 +224,92 @@ def run_of(row: Row[Any]) -> Run:
 
 
 def end_run(connection: Connection, row: Row[Any], *, state: FinalState, result: dict[str, Any], now: datetime) -> None:
-    """The run's end, and its lease's with it."""
+    """End a run and its lease."""
     values = {"state": state, "payload": canonical_json(result), "finished": micros(now)}
     connection.execute(update(runs).where(runs.c.seq == row.seq).values(**values))
-    mine = (leases.c.key == row.key) & (leases.c.owner == row.owner)
-    connection.execute(update(leases).where(mine).values(expires=0))
+    own = (leases.c.key == row.key) & (leases.c.owner == row.owner)
+    connection.execute(update(leases).where(own).values(expires=0))
 
 
-def ownerless_runs(connection: Connection, use_case: str, now: datetime) -> list[Row[Any]]:
-    """Runs that aren't finished, and whose lease nobody holds."""
-    live = {row.key for row in connection.execute(live_keys(use_case, after=micros(now)))}
-    return [row for row in rows(connection, runs, use_case) if row.state == "running" and row.key not in live]
+def find_orphaned_runs(connection: Connection, use_case: str, now: datetime) -> list[Row[Any]]:
+    """The unfinished runs without a live lease."""
+    live = {row.key for row in connection.execute(select_leases(use_case, after=micros(now)))}
+    return [row for row in select_rows(connection, runs, use_case) if row.state == "running" and row.key not in live]
 
 
-def close_orphaned_run(connection: Connection, row: Row[Any], *, now: datetime, otherwise: str | None) -> bool:
-    """End a run that nobody is left to end: as promoted where its champion was followed by a promotion, as failed where
-    by a rollback, or, where the champion is the same still, with the reason `otherwise` if there is one."""
-    history = promotion_rows(connection, row.use_case)
-    followed = [one for one in history if (one.previous or "") == row.champion and micros(one.at) >= row.at]
-    if followed and history[-1].release.id != row.champion:
-        after = followed[0]
-        state: FinalState = "promoted" if after.action == "promote" else "failed"
-        result = {"release": after.release.id, "reasons": [f"its owner was gone; settled by promotion {after.version}"]}
-    elif otherwise is not None:
-        state, result = "failed", {"reasons": [otherwise]}
+def close_orphaned_run(connection: Connection, row: Row[Any], *, now: datetime, reason: str | None) -> bool:
+    """End a run whose owner ended before it. False if the run stays open.
+
+    The run ends as `promoted` if a promotion replaced its champion, and as `failed` if a rollback did. If the champion is
+    the same still, the run ends as `failed` with `reason`, or stays open if there is no reason.
+    """
+    history = read_promotions(connection, row.use_case)
+    later = [one for one in history if (one.previous or "") == row.champion and micros(one.at) >= row.at]
+    if later and history[-1].release.id != row.champion:
+        state: FinalState = "promoted" if later[0].action == "promote" else "failed"
+        closed = f"its owner ended before it; promotion {later[0].version} replaced its champion"
+        result = {"release": later[0].release.id, "reasons": [closed]}
+    elif reason is not None:
+        state, result = "failed", {"reasons": [reason]}
     else:
         return False
     end_run(connection, row, state=state, result=result, now=now)
     return True
 
 
-def retrain_decisions(connection: Connection, use_case: str) -> list[Decision]:
+# the policy's state --------------------------------------------------------------------------------------------------
+
+
+def read_policy_state(connection: Connection, case: UseCase, *, now: datetime, new_rows: int) -> PolicyState:
+    newest = read_newest_promotion(connection, case.name)
+    champion = newest.release.id if newest else None
+    cursor = newest.release.cursor if newest else None
+    retrains = _read_retrain_decisions(connection, case.name)
+    last = retrains[-1] if retrains else None
+    state = None
+    if last is not None:
+        state = connection.scalar(select(runs.c.state).where(runs.c.key == last.retrain_key)) or "pending"
+    answered = [row.trigger.end for row in retrains if row.trigger and row.champion == champion]
+    return PolicyState(
+        use_case=case.name,
+        champion=champion,
+        champion_cursor=cursor,
+        champion_since=newest.at if newest else None,
+        new_rows=new_rows,
+        running=connection.execute(select_leases(case.name, after=micros(now))).first() is not None,
+        recent=_read_recent_windows(connection, case.name, champion, case.retraining.n),
+        quarantined=_read_broken_windows(connection, case.name, cursor),
+        last_retrain=last,
+        answered=max(answered, default=None),
+        last_retrain_state="pending" if state == "running" else state,
+    )
+
+
+def _read_retrain_decisions(connection: Connection, use_case: str) -> list[Decision]:
     """The decisions to retrain, under any champion, oldest first."""
-    found = rows(connection, decisions, use_case)
+    found = select_rows(connection, decisions, use_case)
     return [Decision.from_json(row.payload) for row in found if row.action == "retrain"]
 
 
-def recent_windows(
+def _read_broken_windows(connection: Connection, use_case: str, cursor: datetime | None) -> tuple[Window, ...]:
+    """The windows that were diagnosed as broken data under any champion; with a cursor, those that end after it."""
+    broken = (alerts.c.use_case == use_case) & alerts.c.broken
+    if cursor is not None:
+        broken &= alerts.c.end > micros(cursor)
+    found = connection.scalars(select(alerts.c.payload).where(broken).order_by(alerts.c.start)).all()
+    return tuple(dict.fromkeys(Alert.from_json(payload).window for payload in found))
+
+
+def _read_recent_windows(
     connection: Connection, use_case: str, champion: str | None, count: int
 ) -> tuple[MonitoredWindow, ...]:
-    """The newest `count` monitored windows of a champion, oldest first. A window alerted where its report says so, or
-    where an alert of just that window was recorded by itself."""
-    of_alerts = select(alerts.c.payload).where(alerts.c.use_case == use_case, alerts.c.champion == champion)
-    single = [Alert.from_json(payload) for payload in connection.scalars(of_alerts)]
-    spans = {alert.window.span for alert in single if alert.kind not in ("manual", "schedule")}
+    """The newest `count` monitored windows of a champion, oldest first.
+
+    A window alerted if its report says so, or if an alert of exactly that window was recorded.
+    """
+    of_champion = select(alerts.c.payload).where(alerts.c.use_case == use_case, alerts.c.champion == champion)
+    recorded = [Alert.from_json(payload) for payload in connection.scalars(of_champion)]
+    spans = {alert.window.span for alert in recorded if alert.kind not in ("manual", "schedule")}
     query = select(windows).where(windows.c.use_case == use_case, windows.c.champion == (champion or ""))
     found = connection.execute(query.order_by(windows.c.end.desc(), windows.c.start.desc()).limit(count)).all()
     return tuple(

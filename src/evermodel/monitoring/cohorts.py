@@ -6,16 +6,18 @@ a missing label say something about the row. The functions work on tables; none 
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evermodel.clock import MICROS_PER_SECOND, micros
+from evermodel.clock import MICROS_PER_SECOND, from_micros, micros
 from evermodel.columns import ints, put_column, valid_mask
 from evermodel.data.events import EventLog
+from evermodel.records import MonitoringReport, Promotion, Release, Window
 from evermodel.use_case import UseCase
 
 Bools = NDArray[np.bool_]
@@ -121,3 +123,33 @@ def late_share(served: pa.Table, label: str, *, now: datetime, delay: int) -> fl
     """Share of matured rows whose label is still unknown; None if no row is matured."""
     rows = matured(served, now=now, delay=delay)
     return float((rows & ~labelled(served, label)).sum() / rows.sum()) if rows.any() else None
+
+
+def newest_window(use_case: UseCase, *, now: datetime) -> Window:
+    """The last whole monitoring window before `now`, on a grid of its length from the epoch."""
+    length = use_case.monitoring.window_length
+    end = micros(now) // length * length
+    return Window(start=from_micros(end - length), end=from_micros(end))
+
+
+def newly_matured(
+    use_case: UseCase, reports: Sequence[MonitoringReport], newest: MonitoringReport, *, now: datetime
+) -> list[Window]:
+    """The earlier windows of the newest report's champion whose last labels arrived since the previous report.
+
+    If labels take longer than a window, the performance of these windows is only known now.
+    """
+    maturity = timedelta(microseconds=use_case.maturity)
+    earlier = [report for report in reports if report.window.end < newest.window.end]
+    previous = max((report.window.end for report in earlier), default=now)
+    own = [report.window for report in earlier if report.champion == newest.champion]
+    return [window for window in own if previous < window.end + maturity <= now]
+
+
+def answering_champion(promotions: Sequence[Promotion], releases: Collection[str]) -> Release:
+    """The newest champion among the releases that answered a window; the present champion if none of them did.
+
+    After a promotion, an earlier window must not be compared with a champion that did not answer it.
+    """
+    answered = (promotion.release for promotion in reversed(promotions) if promotion.release.id in releases)
+    return next(answered, promotions[-1].release)

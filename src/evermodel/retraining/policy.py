@@ -40,7 +40,7 @@ def decide(use_case: UseCase, alerts: Sequence[Alert], standing: PolicyState, *,
     objection = _objection(use_case, fresh, newest, broken, standing, now=now)
     if objection is not None:
         return _keep(standing, now, objection, about=about, alerts=fresh)
-    windows = cut(standing.champion_cursor, end, broken)
+    windows = cut_windows(standing.champion_cursor, end, broken)
     if not windows:
         reason = f"nothing to train on: {_span(standing.champion_cursor, end)} is empty once broken windows are cut out"
         return _keep(standing, now, reason, about=about, alerts=fresh)
@@ -58,7 +58,7 @@ def decide(use_case: UseCase, alerts: Sequence[Alert], standing: PolicyState, *,
     )
 
 
-def schedule_alert(use_case: UseCase, standing: PolicyState, *, now: datetime) -> Alert | None:
+def make_schedule_alert(use_case: UseCase, standing: PolicyState, *, now: datetime) -> Alert | None:
     """The alert of kind `schedule` that is due at `now`; None where the champion is younger than the schedule.
 
     One for each whole period of the champion's age: asked twice in a period it is the same alert, and a champion that
@@ -76,7 +76,7 @@ def schedule_alert(use_case: UseCase, standing: PolicyState, *, now: datetime) -
     return Alert(use_case=use_case.name, kind="schedule", window=window, champion=standing.champion, evidence=evidence)
 
 
-def cut(start: datetime, end: datetime, broken: Iterable[Window]) -> tuple[Window, ...]:
+def cut_windows(start: datetime, end: datetime, broken: Iterable[Window]) -> tuple[Window, ...]:
     """[start, end) without the broken windows: what is left, in order; nothing where nothing is."""
     left: list[Window] = []
     for window in sorted(broken, key=lambda one: one.start):

@@ -1,6 +1,6 @@
-"""One turn of the loop on rows in memory: train, judge, and leave what monitoring will compare with.
+"""One training round on rows in memory: train, evaluate, and fit the reference that monitoring compares with.
 
-`replay` takes it whole; the training pipeline takes the same steps one component each. So both give the same release.
+`run_round` does the whole; `workflow.training` does the same steps one by one, through the files of a run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from evermodel.evaluation.evaluate import evaluate
 from evermodel.features.as_served import as_served
 from evermodel.monitoring.drift import Reference, fit_reference
 from evermodel.records import EvaluationReport, Mode, Release, Window
+from evermodel.run_folder import RunFolder
 from evermodel.scores import ServableRelease
 from evermodel.training.release import TrainedRelease, train_release
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A challenger that was trained and judged."""
+class TrainingRound:
+    """A challenger that was trained and evaluated."""
 
     trained: TrainedRelease
     challenger: bundle.OpenRelease
@@ -43,19 +44,19 @@ def run_round(
     out: str,
     seed: int | None = None,
     reason: str | None = None,
-) -> Turn:
-    """Train on `rows.train`, judge on `rows.gate`, fit the monitoring reference; all of it is left in `out`."""
+) -> TrainingRound:
+    """Train on `rows.train`, evaluate on `rows.gate`, and write release, report and reference to `out`."""
     trained = train_release(
         use_case, rows, parent=champion, mode=mode, trigger=trigger, now=now, out=out, seed=seed, reason=reason
     )
     challenger = bundle.open_release(trained.release)
     report = evaluate(use_case, challenger, champion, rows, now=now)
-    reference = reference_of(use_case, challenger, rows, report)
-    leave(trained.release, report, reference)
-    return Turn(trained, challenger, report, reference)
+    reference = make_reference(use_case, challenger, rows, report)
+    write_results(trained.release, report, reference)
+    return TrainingRound(trained, challenger, report, reference)
 
 
-def reference_of(
+def make_reference(
     use_case: UseCase, challenger: ServableRelease, rows: TrainingRows, report: EvaluationReport
 ) -> Reference:
     """The challenger's reference for monitoring, of the rows as served, because monitoring compares served rows with it."""
@@ -70,12 +71,13 @@ def reference_of(
     )
 
 
-def leave(release: Release, report: EvaluationReport, reference: Reference) -> None:
+def write_results(release: Release, report: EvaluationReport, reference: Reference) -> None:
     """Write the report and the reference beside the release's bundles."""
-    storage.write_text(storage.join(release.home, "report.json"), report.to_json())
-    storage.write_text(storage.join(release.home, "reference.json"), reference.to_json())
+    folder = RunFolder(release.home)
+    folder.write_report(report)
+    storage.write_text(folder.reference, reference.to_json())
 
 
-def reference_for(release: Release) -> Reference:
-    """The monitoring reference that was left with a release."""
-    return Reference.from_json(storage.read_text(storage.join(release.home, "reference.json")))
+def read_reference(release: Release) -> Reference:
+    """The monitoring reference that was written with a release."""
+    return Reference.from_json(storage.read_text(RunFolder(release.home).reference))

@@ -12,7 +12,7 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 
 from evermodel import plugins
-from evermodel.errors import nearest
+from evermodel.errors import UseCaseError, nearest
 from evermodel.records import canonical_json, sha256
 from evermodel.use_case.data import Entity, Label, PredictionTask, Source
 from evermodel.use_case.evaluation import BASELINES, BehaviourTest, Evaluation, Gate, Slice, metric_names
@@ -80,6 +80,13 @@ class UseCase(Section):
     def digest(self) -> str:
         """The sha256 of the content, not of the text: comments and the order of keys don't count."""
         return sha256(canonical_json(self.model_dump(mode="json")).encode())
+
+    def check_digest(self, digest: str, uri: str) -> None:
+        """UseCaseError if the file at `uri` isn't the one that a run was started with. An empty digest accepts any."""
+        if digest not in ("", self.digest()):
+            raise UseCaseError(
+                f"{uri}: the use case is not the one that the run was started with (digest {digest[:12]})"
+            )
 
     def feature_columns(self, objective: str | None = None) -> tuple[str, ...]:
         """The columns that the features make, in order: a window feature makes one for each span."""

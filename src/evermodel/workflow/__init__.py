@@ -1,15 +1,16 @@
-"""The journey of a model, one function a stage, with a project's places filled in.
+"""The steps of a model's life, one function for each, with a project's places filled in.
 
-A component and a verb of the command line both call these: they hold no logic of their own, and neither do these beyond
-where things lie. What a stage does is in its own package. Callers know this package's names only, not its modules.
+Components, commands, the control service and the backtest all call these. A step finds what it works on in the project and
+calls its stage: the rules are in the stages. Callers use the names of this package, not its modules.
 """
 
+from evermodel.retraining.planning import parse_mode
 from evermodel.workflow.data import apply_features, build_training_set, ingest, materialize
 from evermodel.workflow.monitoring import monitor, newest_window
 from evermodel.workflow.project import Project
 from evermodel.workflow.promotion import promote, register, rollback, sync_aliases
 from evermodel.workflow.retraining import decide, retrain, status
-from evermodel.workflow.runs import claim, mode_of, plan, read_report, read_run
+from evermodel.workflow.runs import claim, plan, read_report, read_run
 from evermodel.workflow.serving import predict_batch, serve
 from evermodel.workflow.training import evaluate, train
 
@@ -22,9 +23,9 @@ __all__ = [
     "evaluate",
     "ingest",
     "materialize",
-    "mode_of",
     "monitor",
     "newest_window",
+    "parse_mode",
     "plan",
     "predict_batch",
     "promote",

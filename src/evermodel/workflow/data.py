@@ -1,4 +1,4 @@
-"""Data and features: sources into the event log, rows out of it, the online store after it."""
+"""Data and features: sources into the event log, training rows out of it, and the online store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evermodel.workflow.project import Project
 
 
 def ingest(project: Project, reference: str, *, data_dir: str | Path, now: datetime) -> list[IngestReport]:
-    """Read every source of a use case into its event log; what is there already is counted as duplicate."""
+    """Read every source of a use case into its event log; rows that are there already are counted as duplicates."""
     from evermodel.data.ingest import ingest as ingest_source
 
     _, case = project.find(reference)
@@ -28,25 +28,19 @@ def ingest(project: Project, reference: str, *, data_dir: str | Path, now: datet
 def build_training_set(project: Project, plan: Plan) -> TrainingSet:
     """Point-in-time rows of the plan's windows, split into train, rehearsal and gate rows.
 
-    `leakage.json` beside it says what a reader should know of them. LeakageError, before anything is computed, where
-    the use case defines a feature that reads an outcome before it is known.
+    `leakage.json` beside them lists the findings of the leakage report. LeakageError, before anything is computed, if the
+    use case defines a feature that reads an outcome before it is known.
     """
     from evermodel.data.leakage import declared_leaks, refuse
 
     _, case = project.find(plan.use_case_uri)
     refuse(declared_leaks(case))
-    rows = training_sets.training_rows(
-        case,
-        project.log(case),
-        windows=plan.windows,
-        now=plan.now,
-        champion_cursor=plan.champion.cursor if plan.champion else None,
-        mode=plan.mode,
-        seed=case.training.seed,
-    )
-    saved = training_sets.save(case, rows, project.turn(plan, "training_set"))
-    storage.write_text(project.turn(plan, "leakage.json"), _leakage(case, rows))
-    storage.write_text(project.turn(plan, "training_set.json"), saved.to_json())
+    rows = project.training_rows(case, plan)
+    saved = project.save_training_set(case, plan, rows)
+    folder = project.run_folder(plan)
+    if project.writes_pages:
+        storage.write_text(folder.leakage, _leakage(case, rows))
+    folder.write_training_set(saved)
     return saved
 
 
@@ -65,7 +59,7 @@ def _leakage(case: UseCase, rows: training_sets.TrainingRows) -> str:
 
 
 def materialize(project: Project, reference: str, *, now: datetime) -> int:
-    """Bring the online store up to `now`; how many entities were written."""
+    """Bring the online store up to `now`; the number of entities written."""
     from evermodel.features.online_store import materialize as write
     from evermodel.features.online_store import open_store
 
@@ -76,7 +70,7 @@ def materialize(project: Project, reference: str, *, now: datetime) -> int:
 
 
 def apply_features(project: Project) -> list[str]:
-    """Register every use case's features with Feast; the names of what is registered."""
+    """Register every use case's features with Feast; the names of the registered objects."""
     from evermodel.features.repository import apply
 
     profile = project.profile

@@ -1,4 +1,4 @@
-"""Registry and promotion: the verdict becomes the ledger's row, and the registry's aliases follow it."""
+"""Registry and promotion: the verdict becomes a row of the ledger, and the registry's aliases follow it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evermodel.workflow.project import Project
 
 
 def register(project: Project, plan: Plan, release: Release, report: EvaluationReport) -> str:
-    """Log the release to the registry, whatever its verdict; the registry's run id."""
+    """Log the release to the registry, whatever its verdict; the id of the registry's run."""
     from evermodel.registry.store import ModelRegistry
 
     manifests = [bundle.open_bundle(part).manifest for part in release.bundles]
@@ -28,9 +28,9 @@ def promote(
     actor: str,
     override: str | None = None,
 ) -> str:
-    """Carry out the gate's verdict in the ledger and end the run; the verdict's word.
+    """Carry out the gate's verdict in the ledger and end the run; the word of the verdict.
 
-    `override` promotes against the gate, for a reason that the audit record keeps.
+    `override` promotes against the gate, with a reason that the audit record keeps.
     """
     from evermodel.registry.promotion import promote as commit
 
@@ -53,7 +53,7 @@ def promote(
 
 
 def sync_aliases(project: Project, name: str) -> dict[str, str]:
-    """Re-apply the registry's aliases until they say what the ledger says."""
+    """Re-apply the registry's aliases until they match the ledger."""
     from evermodel.registry.store import ModelRegistry
 
     return ModelRegistry(project.profile.mlflow_uri).sync_aliases(project.ledger(), name)

@@ -9,11 +9,12 @@ from evermodel import storage
 from evermodel.errors import InputError
 from evermodel.features import training_set as training_sets
 from evermodel.records import Window, canonical_json
+from evermodel.run_folder import RunFolder
 from evermodel.workflow.project import Project
 
 
 def predict_batch(project: Project, reference: str, *, window: Window | None, now: datetime) -> str:
-    """Score a window's rows with the champion; the URI of the Parquet folder. Here, or on a Ray of its own."""
+    """Score a window's rows with the champion; the URI of the Parquet folder. In this process, or on a Ray cluster of its own."""
     from evermodel.execution import entrypoint
 
     uri, case = project.find(reference)
@@ -35,7 +36,7 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
     if project.profile.ray_job:
         from evermodel.execution.ray_job import run_ray_job
 
-        storage.write_text(storage.join(home, "batch.json"), batch.to_json())
+        storage.write_text(RunFolder(home).batch, batch.to_json())
         run_ray_job(project.profile, "predict-batch", home, key=batch.content_digest()[:16], use_case=case.name)
     else:
         profile = project.profile
@@ -44,7 +45,7 @@ def predict_batch(project: Project, reference: str, *, window: Window | None, no
 
 
 def serve(project: Project, names: Sequence[str], *, port: int, simulated_time: bool) -> int:
-    """Answer over HTTP until interrupted: the project's own `serving` app, with the project's places; its exit status."""
+    """Answer over HTTP until interrupted, by the project's `serving` app and with the project's places; its exit status."""
     import subprocess
     import sys
 

@@ -37,7 +37,7 @@ def test_a_worker_killed_in_a_checkpoint_resumes_from_the_one_before(
         plan = workflow.plan(project, NAME, now=NOW)
         workflow.claim(project, plan, owner="test", now=NOW)
         rows = workflow.build_training_set(project, plan)
-        folder = project.turn(plan)
+        folder = project.run_folder(plan).uri
         environment = {
             **os.environ, "EVERMODEL_PROJECT": str(root), "RAY_ADDRESS": "local",
             "EVERMODEL_FAILPOINT": "train.checkpoint:5", "EVERMODEL_FAILPOINT_LOG": str(failpoints),

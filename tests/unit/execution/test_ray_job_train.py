@@ -74,11 +74,11 @@ def test_a_ray_job_gives_the_same_release_and_scores_as_the_step_itself(project:
     rows = workflow.build_training_set(project, plan)
     release = workflow.train(project, plan, rows)
     assert cluster.count_applied("rayjobs") == 1 and not cluster.objects
-    assert storage.read_text(RunFolder(project.turn(plan)).workers) == (
+    assert storage.read_text(project.run_folder(plan).workers) == (
         '[{"epoch":0,"node":"node-1","objective":"failed","rank":0}]'
     )
     assert workflow.train(project, plan, rows) == release and cluster.count_applied("rayjobs") == 1, "the job is done"
-    here = entrypoint.train(plan, rows, out=project.turn(plan), num_workers=0)
+    here = entrypoint.train(plan, rows, out=project.run_folder(plan).uri, num_workers=0)
     for mine, other in zip(here.bundles, release.bundles, strict=True):
         plain, packed = bundle.open_bundle(mine), bundle.open_bundle(other)
         assert {name: value.tobytes() for name, value in packed.weights.items()} == {
@@ -111,4 +111,4 @@ def test_the_error_of_a_job_reaches_the_step(project: Project, cluster: Cluster)
         EvermodelError, match=r"failed \(FAILED\): .* the use case is not the one .* \(digest 000000000000\)"
     ):
         workflow.train(project, changed, rows)
-    assert not RunFolder(project.turn(plan)).is_trained
+    assert not project.run_folder(plan).is_trained

@@ -28,7 +28,7 @@ def dead() -> str:
 
 
 def begin(ledger: Ledger, key: str, owner: str, now: datetime = NOW) -> bool:
-    return lease.begin(ledger, key, use_case="shop", decision_id=None, owner=owner, now=now, seconds=60)
+    return lease.start_leased_run(ledger, key, use_case="shop", decision_id=None, owner=owner, now=now, seconds=60)
 
 
 def test_this_process_lives(dead: str) -> None:
@@ -97,5 +97,5 @@ def test_another_key_waits(ledger: Ledger, dead: str) -> None:
     assert ledger.lease("k2") is None
     ledger.finish_run("k1", state="failed", result={}, now=NOW)
     assert begin(ledger, "k2", dead)
-    assert lease.free_dead(ledger, "shop") == ["k2"]
-    assert lease.free_dead(ledger, "shop") == []
+    assert lease.release_dead_leases(ledger, "shop") == ["k2"]
+    assert lease.release_dead_leases(ledger, "shop") == []

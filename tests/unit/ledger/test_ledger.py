@@ -381,10 +381,10 @@ def test_a_run_that_died_after_its_promotion_is_settled(ledger: Ledger) -> None:
     ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     start(ledger, "k", "one")
     later = NOW + timedelta(seconds=61)
-    assert ledger.settle(CASE, now=later) == [], "its champion is still there: it can be started again"
+    assert ledger.close_orphaned_runs(CASE, now=later) == [], "its champion is still there: it can be started again"
     promote(ledger, b, a.id)
-    assert ledger.settle(CASE, now=NOW) == [], "its owner may live"
-    assert ledger.settle(CASE, now=later) == ["k"]
+    assert ledger.close_orphaned_runs(CASE, now=NOW) == [], "its owner may live"
+    assert ledger.close_orphaned_runs(CASE, now=later) == ["k"]
     (run,) = ledger.runs(CASE)
     assert (run.state, run.result["release"]) == ("promoted", b.id)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evermodel.records import Alert, Decision, Diagnosis, MonitoredWindow, PolicyState, Window
-from evermodel.retraining.policy import cut, decide, schedule_alert
+from evermodel.retraining.policy import cut_windows, decide, make_schedule_alert
 from evermodel.use_case import UseCase, parse_duration
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -226,17 +226,17 @@ def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(cas
 
 def test_a_schedule_is_due_once_a_period(case: UseCase) -> None:
     weekly = with_policy(case, schedule=parse_duration("7d"))
-    assert schedule_alert(case, standing(), now=NOW) is None
-    assert schedule_alert(weekly, standing(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
-    assert schedule_alert(weekly, standing(champion_since=None), now=NOW) is None
-    first = schedule_alert(weekly, standing(), now=START + 7 * DAY)
+    assert make_schedule_alert(case, standing(), now=NOW) is None
+    assert make_schedule_alert(weekly, standing(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
+    assert make_schedule_alert(weekly, standing(champion_since=None), now=NOW) is None
+    first = make_schedule_alert(weekly, standing(), now=START + 7 * DAY)
     assert first is not None
     assert first.kind == "schedule"
     assert first.window == Window(start=START, end=START + 7 * DAY)
-    again = schedule_alert(weekly, standing(), now=START + 13 * DAY)
+    again = make_schedule_alert(weekly, standing(), now=START + 13 * DAY)
     assert again is not None
     assert again.id == first.id
-    second = schedule_alert(weekly, standing(), now=START + 14 * DAY)
+    second = make_schedule_alert(weekly, standing(), now=START + 14 * DAY)
     assert second is not None
     assert second.id != first.id
     found = decide(weekly, [first], standing(), now=START + 8 * DAY)
@@ -294,7 +294,7 @@ def test_decide_is_pure_and_never_trains_on_broken_data(
 @given(broken=st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=5))
 def test_cut_leaves_exactly_what_is_not_broken(broken: list[tuple[int, int]]) -> None:
     bad = [Window(start=START + low * DAY, end=START + (low + span) * DAY) for low, span in broken]
-    left = cut(START, START + 10 * DAY, bad)
+    left = cut_windows(START, START + 10 * DAY, bad)
     for number in range(10):
         kept = any(window.start <= day(number).start and day(number).end <= window.end for window in left)
         assert kept != any(window.start <= day(number).start < window.end for window in bad)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from evermodel.evaluation.evaluate import evaluate
-from evermodel.retraining.rounds import reference_of
+from evermodel.retraining.rounds import make_reference
 from tests.unit.evaluation import small
 
 
@@ -24,6 +24,6 @@ def test_the_monitoring_reference_scores_rows_as_served(tmp_path: Path) -> None:
     challenger = small.release(tmp_path, by_z)
     report = evaluate(case, challenger, None, rows, now=small.NOW, fitted_baselines=False)
     values.clear()
-    reference = reference_of(case, challenger, rows, report)
+    reference = make_reference(case, challenger, rows, report)
     assert values == [{1.0}, {1.0}]
     assert reference.column("score:sale").mean == 0.5

@@ -154,7 +154,7 @@ def test_a_key_is_granted_once_and_its_plan_stays(fresh: Project) -> None:
     assert workflow.claim(fresh, plan, owner="one", now=NOW)
     other = plan.model_copy(update={"reason": "me too"})
     assert not workflow.claim(fresh, other, owner="two", now=NOW)
-    assert Plan.from_json(Path(fresh.turn(plan, "plan.json")).read_text()) == plan
+    assert Plan.from_json(Path(fresh.run_folder(plan).plan).read_text()) == plan
     (run,) = fresh.ledger().runs(NAME)
     assert (run.owner, run.attempt, run.decision) == ("one", 1, None)
 
@@ -200,7 +200,7 @@ def test_a_challenger_of_a_champion_that_was_followed_is_not_promoted(
     plan, _, release = workflow.read_run(project, NAME, key)
     slower = release.model_copy(update={"cursor": release.cursor + timedelta(seconds=1)})
     assert slower.id != release.id
-    with pytest.raises(ConflictError, match=f"was to follow champion {first.id}, the champion is {second.id}"):
+    with pytest.raises(ConflictError, match=f"expects champion {first.id}, but the champion is {second.id}"):
         workflow.promote(project, plan, slower, workflow.read_report(release), actor="pipeline")
     assert project.ledger().champion(NAME) == second
 
