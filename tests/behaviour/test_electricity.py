@@ -63,7 +63,7 @@ def test_the_first_alert_is_the_drift_and_its_run_trains_on_it_alone(
 def test_the_manifest_in_the_bundle_proves_the_windows(lived: tuple[Path, dict[str, Any]]) -> None:
     out, lives = lived
     for run in lives["stateful"]["retrains"][:3]:
-        homes = [path for path in storage.list_files(out / "stateful" / "turns", suffix="release.json")]
+        homes = [path for path in storage.list_files(out / "stateful" / "runs", suffix="release.json")]
         releases = [Release.from_json(storage.read_text(path)) for path in homes]
         release = next(release for release in releases if release.id == run["release"])
         manifest = bundle.open_bundle(release.bundles[0]).manifest

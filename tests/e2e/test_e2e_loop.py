@@ -118,7 +118,7 @@ def test_the_local_profile_comes_to_the_same(
     for day in (QUIET, DRIFT):
         python("evermodel.retraining.scheduler", USE_CASE, "--now", day.end.isoformat())
     deployment.read_state(f"{USE_CASE}/turns", cluster)
-    there, here = what_came_of(cluster), what_came_of(state / "turns")
+    there, here = what_came_of(cluster), what_came_of(state / "runs")
     print(f"\non the cluster: {there}\nhere:           {here}")
     assert len(here) == 2 and here == there
 

@@ -30,7 +30,7 @@ from evermodel.workflow import Project
 from evermodel.execution.ray_job import run_ray_job
 name, key, again = sys.argv[1:]
 profile = Project.open().profile
-before, folder = (profile.place(name, "turns", one) for one in (key, again))
+before, folder = (profile.place(name, "runs", one) for one in (key, again))
 for file in ("plan.json", "training_set.json"):
     storage.write_text(storage.join(folder, file), storage.read_text(storage.join(before, file)))
 run_ray_job(profile, "train", folder, key=again, use_case=name)
@@ -40,7 +40,7 @@ run_ray_job(profile, "train", folder, key=again, use_case=name)
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the first champion's run, in which nobody was killed."""
-    turns = tmp_path_factory.mktemp("turns")
+    turns = tmp_path_factory.mktemp("runs")
     deployment.read_state(f"{USE_CASE}/turns", turns)
     plans = {path.parent: json.loads(path.read_text()) for path in turns.glob("*/plan.json")}
     return next(folder for folder, plan in plans.items() if plan["parent"] is None and (folder / "train.done").exists())

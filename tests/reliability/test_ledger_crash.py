@@ -62,7 +62,9 @@ def run_round(url: str, case: UseCase) -> None:
     if decision.action == "keep":
         return
     key, owner = decision.retrain_key, lease.this_process("test")
-    granted = lease.start_leased_run(ledger, key, use_case=case.name, decision_id=decision.id, owner=owner, now=NOW, seconds=3600)
+    granted = lease.start_leased_run(
+        ledger, key, use_case=case.name, decision_id=decision.id, owner=owner, now=NOW, seconds=3600
+    )
     if granted:
         ledger.renew_lease(key, owner=owner, now=NOW, seconds=3600)
         commit(ledger, SECOND, FIRST.id)

@@ -20,7 +20,7 @@ from sqlalchemy import text
 import evermodel
 from evermodel.errors import EvermodelError, InputError
 from evermodel.ledger import Ledger
-from evermodel.ledger.engine import read_revision, make_engine, reading, writing
+from evermodel.ledger.engine import make_engine, read_revision, reading, writing
 from evermodel.ledger.migrate import HEAD, migrate
 from evermodel.ledger.tables import metadata
 from tests.support.servers import Server, database_url, postgresql_server

@@ -252,6 +252,6 @@ def test_a_run_that_is_not_there_is_answered_by_the_nearest_one(
     monkeypatch.setenv("EVERMODEL_STATE", place)
     project = Project.open(tmp_path)
     for key in ("0123abcd", "fedc9876"):
-        storage.write_text(project.profile.place("pumps", "turns", key, "release.json"), "{}")
+        storage.write_text(project.profile.place("pumps", "runs", key, "release.json"), "{}")
     with pytest.raises(InputError, match=r"no trained run '0123abce'; did you mean '0123abcd'\?"):
         workflow.read_run(project, "pumps", "0123abce")

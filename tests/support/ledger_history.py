@@ -63,7 +63,7 @@ def day(n: int) -> Window:
 
 
 def run_folder(project: Project, key: str) -> RunFolder:
-    return RunFolder(project.profile.place(NAME, "turns", key))
+    return RunFolder(project.profile.place(NAME, "runs", key))
 
 
 def write_release(project: Project, key: str, *, cursor: datetime, parent: str | None) -> Release:

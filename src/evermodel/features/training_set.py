@@ -107,12 +107,10 @@ def training_rows(
 ) -> TrainingRows:
     """Splits the rows that have matured by `now` into train, gate and rehearsal.
 
-    `windows`: what to train on; if empty, all since the champion's cursor. If `champion_cursor` is None, this is the
-    first champion, trained on its windows except `gate.first_share`; its cursor is their end. Rows before a champion's
-    cursor may be trained on again if a window holds them, but are no gate rows, because the champion has seen them.
-    `from_scratch` with a champion trains on all matured rows from `training.first`'s start to the same cut, without
-    rehearsal.
-
+    `windows`: what to train on; if empty, all since the champion's cursor. Without a `champion_cursor` this is the first
+    champion, trained on its windows except `gate.first_share`; its cursor is their end. Rows before a champion's cursor
+    may be trained on again, but are no gate rows, because the champion has seen them. `from_scratch` beside a champion
+    trains on all matured rows from `training.first`'s start to the same cut, without rehearsal.
     `rows` (the whole log's, with labels as of any later time) and its `data_version` save computing them again; the
     result is the same. DataError if there is nothing to train on or to evaluate on.
     """
@@ -129,9 +127,7 @@ def training_rows(
     if floor is not None and mode == "from_scratch":
         trained = _from_scratch_windows(use_case, time, cut)
     else:
-        trained = tuple(
-            Window(start=w.start, end=min(w.end, from_micros(cut))) for w in given_windows if w.span[0] < cut
-        )
+        trained = _windows_before(cut, given_windows)
     train = np.flatnonzero(_inside(time, trained))
     if not train.size:
         raise DataError(f"{use_case.name}: no matured, labelled row to train on before {from_micros(cut)}")
@@ -198,6 +194,13 @@ def _cut(use_case: UseCase, time: Ints, share: float, given_windows: Sequence[Wi
         spans = ", ".join(str(window) for window in given_windows)
         raise DataError(f"{use_case.name}: no matured, labelled row in {spans} that no model has trained on")
     return newest_share(time, max(share, 1 / time.size))
+
+
+def _windows_before(cut: int, windows: Sequence[Window]) -> tuple[Window, ...]:
+    """The parts of the windows that end at the cut, or before it."""
+    return tuple(
+        Window(start=window.start, end=min(window.end, from_micros(cut))) for window in windows if window.span[0] < cut
+    )
 
 
 def _from_scratch_windows(use_case: UseCase, time: Ints, cut: int) -> tuple[Window, ...]:

@@ -1,7 +1,7 @@
 """The ledger's engine, and its two kinds of transaction.
 
-A write is serialised with every other write of the same ledger, before it reads: SQLite by BEGIN IMMEDIATE, PostgreSQL
-by an advisory lock that ends with the transaction. So read, check, write is one step, and compare-and-set needs no more.
+Writes of one ledger run one after the other: each takes a lock before it reads (SQLite: BEGIN IMMEDIATE; PostgreSQL: an
+advisory lock that ends with the transaction). So read, check and write are one step, as compare-and-set needs.
 """
 
 import os
@@ -20,10 +20,10 @@ from evermodel.errors import EvermodelError, InputError
 from evermodel.failpoint import failpoint
 from evermodel.ledger.tables import version
 
-LOCK = 0x65766572  # the advisory lock's number: "ever"
-BUSY_SECONDS = 60
-#: A PostgreSQL that is gone, or hangs, is an error within these: a caller that waits for ever can't be told from a dead one.
-POSTGRESQL = {
+ADVISORY_LOCK = 0x65766572  # "ever" in ASCII
+BUSY_SECONDS = 60  # how long SQLite waits for another writer
+#: A PostgreSQL that is down or hangs is an error within these limits: a caller must not wait for ever.
+POSTGRESQL_OPTIONS = {
     "connect_timeout": 5,  # seconds
     "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
     "keepalives_idle": 10,
@@ -35,45 +35,47 @@ POSTGRESQL = {
 
 
 def make_engine(url: str) -> Engine:
-    """The engine alone, whatever the database holds."""
+    """The engine of a URL. It doesn't look at the database. InputError if the URL is a SQLite database in memory."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return _server_engine(parsed)
     if parsed.database in (None, "", ":memory:"):
-        raise InputError(f"ledger {url!r} would end with its process; name a file, such as sqlite:///ledger.db")
+        raise InputError(
+            f"ledger {url!r} is in memory and ends with its process; name a file, such as sqlite:///ledger.db"
+        )
     storage.make_folder(Path(str(parsed.database)).parent)
-    # A connection a transaction: safe across forks and threads, and nothing is held between two writes.
+    # One connection for each transaction: safe across forks and threads, and no lock outlives a transaction.
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _durable)
+    event.listen(engine, "connect", _configure_sqlite)
     return engine
 
 
 @lru_cache(maxsize=8)
 def _server_engine(url: URL) -> Engine:
-    """A process's one pool of connections to a database; each is tried before it is used, so a restart isn't seen."""
+    """The process's one pool of connections to a database. Each is tested before use, so a server may restart."""
     password_file = url.query.get("password_file")
     url = url.difference_update_query(["password_file"])
-    arguments = {key: value for key, value in POSTGRESQL.items() if key not in url.query}
+    arguments = {key: value for key, value in POSTGRESQL_OPTIONS.items() if key not in url.query}
     engine = create_engine(
         url, connect_args=arguments, pool_pre_ping=True, pool_recycle=600, pool_size=4, max_overflow=12, pool_timeout=10
     )
 
-    def sign_in(_dialect: Any, _record: Any, _words: Any, parameters: dict[str, Any]) -> None:
+    def add_password(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
         if password_file is not None:
             parameters["password"] = storage.read_text(str(password_file)).rstrip("\n")
 
-    event.listen(engine, "do_connect", sign_in)
-    os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))  # they are the parent's, and stay open
+    event.listen(engine, "do_connect", add_password)
+    os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))  # the connections are the parent's
     return engine
 
 
-def _durable(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by us, in words
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # `writing` and `reading` begin the transactions
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def read_revision(engine: Engine) -> str | None:
-    """The revision of the tables that are there; None without any."""
+    """The revision of the database's tables; None if it has no tables."""
     with connecting(engine) as connection:
         if not inspect(connection).has_table(version.name):
             return None
@@ -83,7 +85,7 @@ def read_revision(engine: Engine) -> str | None:
 
 @contextmanager
 def connecting(engine: Engine) -> Iterator[Connection]:
-    """A connection; EvermodelError, within seconds, where there is no database to connect to."""
+    """A connection; EvermodelError, within seconds, if the database can't be reached."""
     try:
         connection = engine.connect()
     except OperationalError as error:
@@ -94,12 +96,12 @@ def connecting(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine, step: str) -> Iterator[Connection]:
-    """A transaction that no other write overlaps; what it changed is durable when it ends, or nothing is."""
+    """A transaction that no other write overlaps. When it ends, all of its changes are durable, or none is made."""
     with connecting(engine) as connection, connection.begin():
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
         yield connection
         failpoint(f"ledger.{step}.before_commit")
     failpoint(f"ledger.{step}.after_commit")
@@ -107,7 +109,7 @@ def writing(engine: Engine, step: str) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one instant of the ledger."""
+    """A read-only transaction that sees the ledger at one instant."""
     snapshot = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
     with connecting(engine) as connection, connection.execution_options(**snapshot).begin():
         if engine.dialect.name == "sqlite":

@@ -1,7 +1,7 @@
-"""Who runs a retrain key: one owner at a time, known by the process it lives in.
+"""Leases with owners: one owner at a time runs a retrain key.
 
-An owner `role@host:pid:start` is a process of this machine or another. A lease whose owner is a process of this machine
-that is gone is given back at once; of any other owner nothing is known, and its time has to run out.
+An owner `role@host:pid:start` is a process of this machine or of another one. If the owner is a process of this machine
+that has ended, its lease is released at once. The state of any other owner is unknown, so its lease has to expire.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _OWNER = re.compile(r"^[^@]*@(?P<host>.+):(?P<pid>\d+):(?P<start>\d+)$")
 
 def this_process(role: str) -> str:
     """This process as an owner, such as `cli@laptop:4711:90210`."""
-    return f"{role}@{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
+    return f"{role}@{socket.gethostname()}:{os.getpid()}:{_read_start(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
-    """True where the owner is a process of this machine that doesn't live any more."""
+    """True if the owner is a process of this machine that has ended."""
     match = _OWNER.match(owner)
     if match is None or match["host"] != socket.gethostname():
         return False
@@ -33,28 +33,30 @@ def is_gone(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # it lives, and is somebody else's
-    return _start(pid) != int(match["start"])
+        pass  # the process is alive and belongs to another user
+    return _read_start(pid) != int(match["start"])
 
 
-def _start(pid: int) -> int:
-    """When a process started, in ticks since boot, so that a pid that was given out again isn't taken for it; 0 where
-    the system doesn't say, or the process has ended and only waits for its parent."""
-    place = f"/proc/{pid}/stat"
-    if not storage.exists(place):
+def _read_start(pid: int) -> int:
+    """When a process started, in ticks since boot: it tells a process from an earlier one with the same pid.
+
+    0 if the system doesn't report it, or if the process has ended and its parent has not waited for it.
+    """
+    path = f"/proc/{pid}/stat"
+    if not storage.exists(path):
         return 0
-    fields = storage.read_text(place).rpartition(")")[2].split()  # after the name, which may hold anything
+    fields = storage.read_text(path).rpartition(")")[2].split()  # after the name, which may hold any character
     return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def release_dead_leases(ledger: Ledger, use_case: str) -> list[str]:
-    """Give back the leases whose owners are gone; their keys. What they ran is unfinished, and can be started again."""
+    """Release the leases whose owners have ended, and return their keys. Their unfinished runs can be restarted."""
     dead = [lease for lease in ledger.leases(use_case) if is_gone(lease.owner)]
     return [lease.key for lease in dead if ledger.release_lease(lease.key, owner=lease.owner)]
 
 
 def reap_leases(ledger: Ledger, use_case: str, *, now: datetime) -> None:
-    """After a crash, before `decide` asks: leases of dead owners are given back, runs that had promoted are ended."""
+    """Clear what a crash left: release the leases of dead owners, and close the runs that had promoted already."""
     release_dead_leases(ledger, use_case)
     ledger.close_orphaned_runs(use_case, now=now)
 
@@ -69,19 +71,20 @@ def start_leased_run(
     now: datetime,
     seconds: float,
 ) -> bool:
-    """Claim the key's lease and start its run: True for exactly one of all that ask, until its owner is gone.
+    """Claim the key's lease and start its run. True for exactly one caller, until that owner has ended.
 
-    False leaves nothing behind. It means: somebody else runs it, another key of the use case is running, or it ran.
+    False if another owner runs the key, if another key of the use case is running, or if the run is finished. Then the
+    ledger is as before.
     """
     reap_leases(ledger, use_case, now=now)
     holder = ledger.lease(key)
-    if holder is not None and is_gone(holder.owner):
-        ledger.release_lease(key, owner=holder.owner)  # claimed, and gone before a run or a decision had the key
+    if holder is not None and is_gone(holder.owner):  # it ended before a run or a decision had the key
+        ledger.release_lease(key, owner=holder.owner)
     if not ledger.claim_lease(key, owner=owner, now=now, seconds=seconds):
         return False
     if ledger.start_run(key, use_case=use_case, decision_id=decision_id, owner=owner, now=now):
         return True
-    mine = any(run.key == key and run.state == "running" and run.owner == owner for run in ledger.runs(use_case))
-    if not mine:
+    own = any(run.key == key and run.state == "running" and run.owner == owner for run in ledger.runs(use_case))
+    if not own:
         ledger.release_lease(key, owner=owner)
     return False

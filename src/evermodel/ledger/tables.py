@@ -1,7 +1,7 @@
 """The ledger's tables.
 
-Times are int64 microseconds; what a record holds is its canonical JSON, and columns repeat only what is searched by.
-A change of these tables is a revision in `migrations/`.
+Times are int64 microseconds. `payload` is the record as canonical JSON; the other columns repeat only what queries need.
+A change of these tables needs a revision in `migrations/`.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, T
 
 metadata = MetaData()
 
-# Alembic's own table, which is no part of the metadata that its revisions are compared with.
+# Alembic's own table. It is not part of the metadata that the revisions are compared with.
 version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 
 def _table(name: str, *columns: Any) -> Table:
-    """A table with its rows' order of arrival, whose use it is, when, and the artifact itself."""
+    """A table with the order of its rows, their use case, time and record, and `columns`."""
     return Table(
         name,
         metadata,
@@ -51,7 +51,7 @@ alerts = _table(
 )
 windows = _table(
     "windows",
-    Column("champion", String(64), nullable=False),  # "" where there was none: a null is equal to nothing
+    Column("champion", String(64), nullable=False),  # "" if there was none, because a unique constraint ignores nulls
     Column("start", BigInteger, nullable=False),
     Column("end", BigInteger, nullable=False),
     Column("alerted", Boolean, nullable=False),
@@ -61,15 +61,15 @@ decisions = _table(
     "decisions",
     Column("id", String(64), nullable=False),
     Column("action", String(16), nullable=False),
-    Column("retrain_key", String(64), unique=True),  # null where it is a keep
+    Column("retrain_key", String(64), unique=True),  # null for a keep
 )
 runs = _table(
     "runs",
     Column("key", String(64), nullable=False, unique=True),
     Column("decision_id", String(64)),
-    Column("champion", String(64), nullable=False),  # when it was first started; "" where there was none
+    Column("champion", String(64), nullable=False),  # when the run was first started; "" if there was none
     Column("owner", String(200), nullable=False),
-    Column("grant", BigInteger, nullable=False),  # of the lease that this attempt runs under
+    Column("grant", BigInteger, nullable=False),  # the grant of the attempt's lease
     Column("attempt", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("finished", BigInteger),
@@ -81,5 +81,7 @@ leases = Table(
     Column("key", String(64), primary_key=True),
     Column("owner", String(200), nullable=False),
     Column("expires", BigInteger, nullable=False),
-    Column("grant", BigInteger, nullable=False),  # counts the times that it changed hands, so that a reclaim shows
+    Column(
+        "grant", BigInteger, nullable=False
+    ),  # counts how often the lease changed hands, to detect a reclaimed lease
 )

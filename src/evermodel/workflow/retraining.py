@@ -19,7 +19,7 @@ def decide(project: Project, reference: str, *, now: datetime) -> Decision:
     _, case = project.find(reference)
     ledger = project.ledger()
     lease.reap_leases(ledger, case.name, now=now)
-    new_rows = _count_new_rows(project, case, ledger.champion(case.name), now)
+    new_rows = count_new_rows(project, case, ledger.champion(case.name), now)
     state = ledger.policy_state(case, now=now, new_rows=new_rows)
     if (due := policy.make_schedule_alert(case, state, now=now)) is not None:
         ledger.record_alert(due, now=now)
@@ -27,7 +27,7 @@ def decide(project: Project, reference: str, *, now: datetime) -> Decision:
     return ledger.record_decision(policy.decide(case, alerts, state, now=now))
 
 
-def _count_new_rows(project: Project, case: UseCase, champion: Release | None, now: datetime) -> int:
+def count_new_rows(project: Project, case: UseCase, champion: Release | None, now: datetime) -> int:
     """Matured rows that the champion hasn't been trained on."""
     start = champion.cursor if champion else None
     end = now - timedelta(microseconds=case.maturity - 1)  # a row is matured at the instant its delay is over

@@ -140,7 +140,9 @@ def test_the_next_pod_of_a_job_takes_over_the_run_of_the_pod_before(
 
     def begin(owner: str, minutes: int = 0) -> bool:
         at = NOW + timedelta(minutes=minutes)
-        return lease.start_leased_run(ledger, "k", use_case="fraud", decision_id=None, owner=owner, now=at, seconds=3600)
+        return lease.start_leased_run(
+            ledger, "k", use_case="fraud", decision_id=None, owner=owner, now=at, seconds=3600
+        )
 
     monkeypatch.setenv("PIPELINE_JOB", "training-1")
     dead = take_over_leases(ledger, "fraud").replace("@", "@dead-pod", 1)

@@ -20,7 +20,6 @@ from evermodel import bundle, storage, workflow
 from evermodel.errors import EvermodelError
 from evermodel.execution import entrypoint
 from evermodel.features import training_set
-from evermodel.run_folder import RunFolder
 from evermodel.serving.batch import score_rows
 from evermodel.workflow import Project
 from tests.support.batch import read_batch

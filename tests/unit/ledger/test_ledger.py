@@ -15,7 +15,7 @@ from sqlalchemy import text
 from evermodel import use_case
 from evermodel.clock import micros
 from evermodel.errors import ConflictError, InputError, IntegrityError
-from evermodel.ledger import Ledger, link
+from evermodel.ledger import Ledger, compute_chain
 from evermodel.ledger.engine import make_engine, writing
 from evermodel.ledger.migrate import migrate
 from evermodel.records import (
@@ -240,7 +240,7 @@ def test_a_row_taken_out_is_found_even_where_the_chain_was_written_anew(ledger: 
         previous = promote(ledger, release(name), previous).release.id
     first, _, third = ledger.promotions(CASE)
     forged = third.model_copy(update={"version": 2})
-    forged = forged.model_copy(update={"chain": link(first.chain, forged.to_json())})
+    forged = forged.model_copy(update={"chain": compute_chain(first.chain, forged.to_json())})
     assert alter(ledger, "delete from promotions where version > 1") == 2
     alter(
         ledger,
@@ -372,7 +372,7 @@ def test_one_run_at_a_time_per_use_case(ledger: Ledger) -> None:
     assert start(ledger, "k2", "k2", later)
     first, second = ledger.runs(CASE)
     assert (first.state, second.state) == ("failed", "running")
-    assert "k2 came after it" in first.result["reasons"][0]
+    assert "run k2 followed" in first.result["reasons"][0]
 
 
 def test_a_run_that_died_after_its_promotion_is_settled(ledger: Ledger) -> None:

@@ -11,12 +11,12 @@ import pytest
 from evermodel import bundle, workflow
 from evermodel.errors import ConflictError, DataError, EvermodelError, InputError
 from evermodel.features import training_set
+from evermodel.monitoring.cohorts import answering_champion
 from evermodel.records import Decision, Plan, Promotion, Release, Window
 from evermodel.serving.batch import score_rows
 from evermodel.serving.request_log import RequestLog
 from evermodel.workflow import Project
-from evermodel.workflow.monitoring import _answering
-from evermodel.workflow.retraining import _new_rows
+from evermodel.workflow.retraining import count_new_rows
 from tests.support.pump_use_case import DAY, FIRST, LIVE, NAME, PUMPS, readings, write_readings, write_use_case
 
 NOW = FIRST.end
@@ -101,7 +101,7 @@ def test_without_a_champion_the_first_window_is_trained_on_from_scratch(fresh: P
     assert plan.reason == "the first champion"
     assert workflow.plan(fresh, NAME, now=NOW) == plan, "asked again it is the same, with the same key"
     assert workflow.plan(fresh, NAME, now=LATER).key != plan.key
-    with pytest.raises(InputError, match="no release to go on from"):
+    with pytest.raises(InputError, match="no release to continue from"):
         workflow.plan(fresh, NAME, now=NOW, mode="stateful")
 
 
@@ -128,7 +128,7 @@ def test_with_a_champion_a_run_goes_on_from_its_cursor(project: Project, second:
 
 def test_starting_over_beside_a_champion_needs_a_reason(project: Project, second: Release) -> None:
     for choice in ({"mode": "from_scratch"}, {"parent": "none"}):
-        with pytest.raises(InputError, match=f"starting over although champion {second.id} is there needs a reason"):
+        with pytest.raises(InputError, match=f"starting over beside champion {second.id} needs a reason"):
             workflow.plan(project, NAME, now=LATER, **choice)  # type: ignore[arg-type]
         plan = workflow.plan(project, NAME, now=LATER, reason="a new kind of pump", **choice)  # type: ignore[arg-type]
         assert (plan.mode, plan.champion, plan.reason) == ("from_scratch", second, "a new kind of pump")
@@ -188,7 +188,7 @@ def test_what_a_run_left_is_read_by_its_key(project: Project, second: Release) -
 
 
 def test_a_release_that_was_not_judged_has_no_report(second: Release, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wasn't judged yet: run `evermodel evaluate` first"):
+    with pytest.raises(InputError, match="holds no evaluation report: run `evermodel evaluate` first"):
         workflow.read_report(second.model_copy(update={"home": str(tmp_path)}))
 
 
@@ -247,7 +247,7 @@ def test_rows_are_new_from_the_instant_their_labels_are_known(project: Project, 
     _, case = project.find(NAME)
     times = project.log(case).read("readings", columns=["event_time"])["event_time"].to_pylist()
     newest = times[-1] + timedelta(microseconds=case.maturity)
-    counts = [_new_rows(project, case, second, newest - n * timedelta(microseconds=1)) for n in (0, 1)]
+    counts = [count_new_rows(project, case, second, newest - n * timedelta(microseconds=1)) for n in (0, 1)]
     assert counts[0] == counts[1] + 1
     plan = workflow.plan(project, NAME, now=newest)
     rows = workflow.build_training_set(project, replace_key(plan))
@@ -284,11 +284,10 @@ def test_answers_of_several_champions_are_held_against_the_newest(first: Release
         )
         for n, release in enumerate([first, second], start=1)
     ]  # fmt: skip
-    mixed = pa.table({"release": [second.id, first.id, "unknown"]})
-    assert _answering(history, mixed) == second
-    assert _answering(history, mixed.slice(1)) == first
-    assert _answering(history, mixed.slice(2)) == second
-    assert _answering(history, pa.table({"score": [1.0]})) == second
+    assert answering_champion(history, {second.id, first.id, "unknown"}) == second
+    assert answering_champion(history, {first.id, "unknown"}) == first
+    assert answering_champion(history, {"unknown"}) == second
+    assert answering_champion(history, ()) == second
 
 
 # what is started beside it ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, on the connection that `migrate` has opened and will commit."""
+"""Runs the revisions for Alembic, on the connection that `migrate` opens and commits."""
 
 from alembic import context
 
@@ -7,6 +7,6 @@ from evermodel.ledger.tables import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:
-    raise InputError("the ledger's tables are migrated by `evermodel ledger migrate`")
+    raise InputError("use `evermodel ledger migrate` to migrate the ledger")
 context.configure(connection=connection, target_metadata=metadata)
 context.run_migrations()
