@@ -328,7 +328,7 @@ class Decision(Artifact):
     windows: tuple[Window, ...] = ()
     trigger: Window | None = None
     mode: Mode = "stateful"
-    diagnosis: Diagnosis = "unknown"
+    diagnosis: Diagnosis | None = None  # None if nothing was diagnosed; rows of earlier versions hold "unknown" then
     alerts: tuple[str, ...] = ()
 
     @property

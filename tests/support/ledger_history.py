@@ -165,7 +165,7 @@ def record_day(ledger: Ledger, n: int, champion: Release, value: float, diagnosi
             champion=champion.id,
             windows=(Window(start=champion.cursor, end=end),) if retrains else (),
             trigger=window if diagnosis else None,
-            diagnosis=diagnosis or "unknown",
+            diagnosis=diagnosis,
             alerts=tuple(alert.id for alert in alerts),
         )
     )

@@ -1,1 +1,1 @@
-"""When a model is trained again, on what, and by whom: policy, leases, launch, replay."""
+"""Retraining: the policy, the plan of a run, training rounds and the scheduler."""

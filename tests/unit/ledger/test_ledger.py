@@ -124,7 +124,7 @@ def alter(ledger: Ledger, statement: str, **values: Any) -> int:
         return connection.execute(text(statement), values).rowcount
 
 
-def standing_case(k: int = 1, n: int = 3) -> use_case.UseCase:
+def policy_case(k: int = 1, n: int = 3) -> use_case.UseCase:
     found = use_case.load(ROOT / "use_cases" / "electricity.yaml")
     return found.model_copy(update={"retraining": found.retraining.model_copy(update={"k": k, "n": n})})
 
@@ -279,7 +279,7 @@ def test_a_window_monitored_again_keeps_its_newest_report_and_that_it_alerted(le
     later = report(0, champion.id, performance=0.7)
     ledger.record_window(later, now=NOW + DAY)
     assert ledger.monitoring_reports(CASE) == [later, report(1, champion.id)]
-    recent = ledger.policy_state(standing_case(), now=NOW, new_rows=5).recent
+    recent = ledger.policy_state(policy_case(), now=NOW, new_rows=5).recent
     assert [(one.window, one.alerted) for one in recent] == [(window(0), True), (window(1), False)]
 
 
@@ -406,7 +406,7 @@ def test_errors_are_kept_in_order(ledger: Ledger) -> None:
 
 
 def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
-    case = standing_case(n=2)
+    case = policy_case(n=2)
     empty = ledger.policy_state(case, now=NOW, new_rows=0)
     assert (empty.champion, empty.running, empty.recent, empty.last_retrain) == (None, False, (), None)
     a = release("a", cursor=window(1).start)
@@ -424,7 +424,7 @@ def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
 
 
 def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -> None:
-    case = standing_case()
+    case = policy_case()
     promote(ledger, release("a"), None)
     decision = ledger.record_decision(retrain(0, release("a").id))
     key = decision.retrain_key
@@ -445,7 +445,7 @@ def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -
 
 
 def test_a_champion_that_was_put_back_has_answered_the_alerts_of_its_first_time(ledger: Ledger) -> None:
-    case = standing_case()
+    case = policy_case()
     a, b = release("a"), release("b", parent="a")
     promote(ledger, a, None)
     ledger.record_alert(alert(0, a.id), now=NOW)
@@ -456,7 +456,7 @@ def test_a_champion_that_was_put_back_has_answered_the_alerts_of_its_first_time(
     found = ledger.policy_state(case, now=NOW + 9 * DAY, new_rows=10_000)
     assert (found.last_retrain, found.answered) == (retrain(1, b.id), window(0).end)
     kept = decide(case, ledger.alerts(CASE), found, now=NOW + 9 * DAY)
-    assert kept.action == "keep" and "what came before was answered by a retrain" in kept.reason
+    assert kept.action == "keep" and "a retrain answered the earlier ones" in kept.reason
     again = decide(case, [*ledger.alerts(CASE), alert(2, a.id)], found, now=NOW + 9 * DAY)
     assert again.action == "retrain" and again.trigger == window(2)
 

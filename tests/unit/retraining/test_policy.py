@@ -38,7 +38,7 @@ def alert(
     return Alert(use_case="electricity", kind=kind, window=day(number), champion=champion, diagnosis=diagnosis)
 
 
-def standing(*alerted: bool, **changes: Any) -> PolicyState:
+def policy_state(*alerted: bool, **changes: Any) -> PolicyState:
     """Champion `a` since START, with a window a day and 500 new rows."""
     recent = tuple(MonitoredWindow(window=day(i), alerted=one) for i, one in enumerate(alerted))
     values: dict[str, Any] = {
@@ -65,7 +65,7 @@ def retrained(number: int, champion: str = "a", at: datetime = NOW - DAY) -> Dec
 
 
 def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) -> None:
-    found = decide(case, [alert(2)], standing(False, False, True), now=NOW)
+    found = decide(case, [alert(2)], policy_state(False, False, True), now=NOW)
     assert (found.action, found.champion, found.mode, found.diagnosis) == (
         "retrain",
         "a",
@@ -82,44 +82,44 @@ def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) ->
 BROKEN = alert(3, "broken_data", "data_quality")
 COOL = {"cooldown": parse_duration("2d")}
 RULES: list[tuple[str, dict[str, Any], list[Alert], PolicyState, str]] = [
-    ("no champion", {}, [alert(2, champion=None)], standing(champion=None, champion_cursor=None), "no champion yet"),
-    ("running", {}, [alert(2)], standing(running=True), "one at a time"),
-    ("running, by hand", {}, [alert(2, kind="manual")], standing(running=True), "one at a time"),
-    ("no alert", {}, [], standing(), "no alert against champion a"),
-    ("another champion's alert", {}, [alert(2, champion="b")], standing(), "no alert against champion a"),
-    ("broken", {}, [alert(2), BROKEN], standing(False, False, True, True), "quarantined and never trained on"),
-    ("broken and drifted", {}, [alert(3), BROKEN], standing(False, False, True, True), "quarantined"),
-    ("broken after a person asked", {}, [alert(2, kind="manual"), BROKEN], standing(), "quarantined"),
+    ("no champion", {}, [alert(2, champion=None)], policy_state(champion=None, champion_cursor=None), "no champion yet"),
+    ("running", {}, [alert(2)], policy_state(running=True), "one at a time"),
+    ("running, by hand", {}, [alert(2, kind="manual")], policy_state(running=True), "one at a time"),
+    ("no alert", {}, [], policy_state(), "no alert against champion a"),
+    ("another champion's alert", {}, [alert(2, champion="b")], policy_state(), "no alert against champion a"),
+    ("broken", {}, [alert(2), BROKEN], policy_state(False, False, True, True), "quarantined and never trained on"),
+    ("broken and drifted", {}, [alert(3), BROKEN], policy_state(False, False, True, True), "quarantined"),
+    ("broken after a person asked", {}, [alert(2, kind="manual"), BROKEN], policy_state(), "quarantined"),
     (
         "not this diagnosis",
         {"diagnoses": ("concept_shift",)},
         [alert(2)],
-        standing(),
+        policy_state(),
         "covariate_shift doesn't retrain",
     ),
-    ("k of n", {"k": 2, "n": 3}, [alert(2)], standing(False, False, True), "1 of the last 3 windows alerted; 2 are"),
-    ("k of n, too long ago", {"k": 2, "n": 2}, [alert(0), alert(2)], standing(True, False, True), "1 of the last 2"),
-    ("quiet since", {}, [alert(1)], standing(False, True, False), "0 of the last 1 windows alerted"),
-    ("cooldown", COOL, [alert(9)], standing(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
-    ("cooldown after a promotion", COOL, [alert(9)], standing(last_retrain=retrained(8, "old")), "cooling down"),
-    ("too few rows", {}, [alert(2)], standing(new_rows=99), "99 new rows; 100 are needed"),
-    ("nothing new, by hand", {}, [alert(2, kind="manual")], standing(new_rows=0), "no matured row is new"),
+    ("k of n", {"k": 2, "n": 3}, [alert(2)], policy_state(False, False, True), "1 of the last 3 windows alerted; 2 are"),
+    ("k of n, too long ago", {"k": 2, "n": 2}, [alert(0), alert(2)], policy_state(True, False, True), "1 of the last 2"),
+    ("quiet since", {}, [alert(1)], policy_state(False, True, False), "0 of the last 1 windows alerted"),
+    ("cooldown", COOL, [alert(9)], policy_state(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
+    ("cooldown after a promotion", COOL, [alert(9)], policy_state(last_retrain=retrained(8, "old")), "cooling down"),
+    ("too few rows", {}, [alert(2)], policy_state(new_rows=99), "99 new rows; 100 are needed"),
+    ("nothing new, by hand", {}, [alert(2, kind="manual")], policy_state(new_rows=0), "no matured row is new"),
     (
         "all broken",
         {},
         [alert(2)],
-        standing(quarantined=(Window(start=START, end=day(3).start),)),
+        policy_state(quarantined=(Window(start=START, end=day(3).start),)),
         "nothing to train on",
     ),
-    ("before the cursor", {}, [alert(2)], standing(champion_cursor=day(2).end), "nothing to train on"),
+    ("before the cursor", {}, [alert(2)], policy_state(champion_cursor=day(2).end), "nothing to train on"),
     (
         "answered",
         {},
         [alert(2)],
-        standing(last_retrain=retrained(2), last_retrain_state="held"),
+        policy_state(last_retrain=retrained(2), last_retrain_state="held"),
         r"answered .* \(held\)",
     ),
-    ("failed is answered", {}, [alert(2)], standing(last_retrain=retrained(2), last_retrain_state="failed"), "failed"),
+    ("failed is answered", {}, [alert(2)], policy_state(last_retrain=retrained(2), last_retrain_state="failed"), "failed"),
 ]
 
 
@@ -134,15 +134,15 @@ def test_each_rule_keeps(case: UseCase, policy: dict[str, Any], alerts: list[Ale
 
 
 PASSES: list[tuple[str, dict[str, Any], list[Alert], PolicyState]] = [
-    ("k of n reached", {"k": 2, "n": 3}, [alert(0), alert(2)], standing(True, False, True)),
-    ("alerts count where the window wasn't recorded", {"k": 2, "n": 2}, [alert(1), alert(2)], standing()),
-    ("cooldown over", COOL, [alert(9)], standing(last_retrain=retrained(4, at=NOW - 2 * DAY), last_retrain_state="held")),
-    ("just enough rows", {}, [alert(2)], standing(new_rows=100)),
-    ("one of its diagnoses is enough", {"diagnoses": ("concept_shift",)}, [alert(2), alert(2, "concept_shift", "performance")], standing()),
-    ("a newer alert after an answered one", {}, [alert(2), alert(3)], standing(last_retrain=retrained(2), last_retrain_state="held")),
-    ("an older champion's retrain answers nothing", {}, [alert(2)], standing(last_retrain=retrained(5, "old"))),
-    ("by hand: no k of n, no cooldown, few rows", {"k": 2, "n": 3} | COOL, [alert(9, "unknown", "manual")], standing(new_rows=1, last_retrain=retrained(4), last_retrain_state="held")),
-    ("scheduled: no k of n", {"k": 2, "n": 3, "diagnoses": ("concept_shift",)}, [alert(9, "unknown", "schedule")], standing()),
+    ("k of n reached", {"k": 2, "n": 3}, [alert(0), alert(2)], policy_state(True, False, True)),
+    ("alerts count where the window wasn't recorded", {"k": 2, "n": 2}, [alert(1), alert(2)], policy_state()),
+    ("cooldown over", COOL, [alert(9)], policy_state(last_retrain=retrained(4, at=NOW - 2 * DAY), last_retrain_state="held")),
+    ("just enough rows", {}, [alert(2)], policy_state(new_rows=100)),
+    ("one of its diagnoses is enough", {"diagnoses": ("concept_shift",)}, [alert(2), alert(2, "concept_shift", "performance")], policy_state()),
+    ("a newer alert after an answered one", {}, [alert(2), alert(3)], policy_state(last_retrain=retrained(2), last_retrain_state="held")),
+    ("an older champion's retrain answers nothing", {}, [alert(2)], policy_state(last_retrain=retrained(5, "old"))),
+    ("by hand: no k of n, no cooldown, few rows", {"k": 2, "n": 3} | COOL, [alert(9, "unknown", "manual")], policy_state(new_rows=1, last_retrain=retrained(4), last_retrain_state="held")),
+    ("scheduled: no k of n", {"k": 2, "n": 3, "diagnoses": ("concept_shift",)}, [alert(9, "unknown", "schedule")], policy_state()),
 ]  # fmt: skip
 
 
@@ -156,8 +156,8 @@ def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list
 @pytest.mark.parametrize(
     ("policy", "at", "why"),
     [
-        (COOL, standing(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
-        ({}, standing(new_rows=99), "99 new rows"),
+        (COOL, policy_state(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
+        ({}, policy_state(new_rows=99), "99 new rows"),
     ],
 )
 def test_a_schedule_skips_k_of_n_and_nothing_else(
@@ -171,43 +171,43 @@ def test_a_schedule_skips_k_of_n_and_nothing_else(
 def test_broken_windows_are_cut_out_whoever_saw_them(case: UseCase) -> None:
     older = alert(0, "broken_data", "data_quality", champion="old")
     own = alert(2, "broken_data", "data_quality")
-    found = decide(case, [older, own, alert(4)], standing(quarantined=(day(1),)), now=NOW)
+    found = decide(case, [older, own, alert(4)], policy_state(quarantined=(day(1),)), now=NOW)
     assert found.action == "retrain"
     assert found.windows == (Window(start=day(3).start, end=day(4).end),)
 
 
 def test_a_broken_window_between_leaves_both_sides(case: UseCase) -> None:
-    found = decide(case, [alert(1, "broken_data", "data_quality"), alert(3)], standing(), now=NOW)
+    found = decide(case, [alert(1, "broken_data", "data_quality"), alert(3)], policy_state(), now=NOW)
     assert found.windows == (day(0), Window(start=day(2).start, end=day(3).end))
 
 
 def test_the_order_of_alerts_does_not_change_what_is_said_of_a_broken_window(case: UseCase) -> None:
     two = [alert(3, "broken_data", "data_quality"), alert(3, "broken_data", "feature_drift")]
-    found = decide(case, two, standing(), now=NOW)
-    assert found == decide(case, two[::-1], standing(), now=NOW)
+    found = decide(case, two, policy_state(), now=NOW)
+    assert found == decide(case, two[::-1], policy_state(), now=NOW)
     assert "(data_quality, feature_drift)" in found.reason
 
 
 def test_a_broken_window_is_no_evidence_of_drift(case: UseCase) -> None:
     strict = with_policy(case, k=2, n=2)
     alerts = [alert(2, "broken_data", "data_quality"), alert(3)]
-    assert decide(strict, alerts, standing(False, False, True, True), now=NOW).action == "keep"
+    assert decide(strict, alerts, policy_state(False, False, True, True), now=NOW).action == "keep"
 
 
 def test_a_person_may_retrain_over_a_broken_window_but_not_on_it(case: UseCase) -> None:
-    found = decide(case, [alert(3, "unknown", "manual"), BROKEN], standing(), now=NOW)
+    found = decide(case, [alert(3, "unknown", "manual"), BROKEN], policy_state(), now=NOW)
     assert found.action == "retrain"
     assert found.windows == (Window(start=START, end=day(3).start),)
     assert "by hand" in found.reason
 
 
 def test_the_mode_is_the_policys(case: UseCase) -> None:
-    assert decide(with_policy(case, mode="from_scratch"), [alert(2)], standing(), now=NOW).mode == "from_scratch"
+    assert decide(with_policy(case, mode="from_scratch"), [alert(2)], policy_state(), now=NOW).mode == "from_scratch"
 
 
 def test_asked_again_before_its_run_ended_it_is_the_same_row(case: UseCase) -> None:
-    first = decide(case, [alert(2)], standing(), now=NOW)
-    recorded = standing(last_retrain=first, last_retrain_state="pending")
+    first = decide(case, [alert(2)], policy_state(), now=NOW)
+    recorded = policy_state(last_retrain=first, last_retrain_state="pending")
     assert decide(case, [alert(2)], recorded, now=NOW + DAY) == first
     newer = decide(case, [alert(2), alert(3)], recorded, now=NOW + DAY)
     assert newer.retrain_key != first.retrain_key
@@ -215,8 +215,8 @@ def test_asked_again_before_its_run_ended_it_is_the_same_row(case: UseCase) -> N
 
 
 def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(case: UseCase) -> None:
-    first = decide(case, [alert(2)], standing(), now=NOW)
-    recorded = standing(last_retrain=first, last_retrain_state="pending")
+    first = decide(case, [alert(2)], policy_state(), now=NOW)
+    recorded = policy_state(last_retrain=first, last_retrain_state="pending")
     found = decide(case, [alert(2), alert(2, "broken_data", "data_quality")], recorded, now=NOW)
     assert found.action == "keep"
 
@@ -226,20 +226,20 @@ def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(cas
 
 def test_a_schedule_is_due_once_a_period(case: UseCase) -> None:
     weekly = with_policy(case, schedule=parse_duration("7d"))
-    assert make_schedule_alert(case, standing(), now=NOW) is None
-    assert make_schedule_alert(weekly, standing(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
-    assert make_schedule_alert(weekly, standing(champion_since=None), now=NOW) is None
-    first = make_schedule_alert(weekly, standing(), now=START + 7 * DAY)
+    assert make_schedule_alert(case, policy_state(), now=NOW) is None
+    assert make_schedule_alert(weekly, policy_state(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
+    assert make_schedule_alert(weekly, policy_state(champion_since=None), now=NOW) is None
+    first = make_schedule_alert(weekly, policy_state(), now=START + 7 * DAY)
     assert first is not None
     assert first.kind == "schedule"
     assert first.window == Window(start=START, end=START + 7 * DAY)
-    again = make_schedule_alert(weekly, standing(), now=START + 13 * DAY)
+    again = make_schedule_alert(weekly, policy_state(), now=START + 13 * DAY)
     assert again is not None
     assert again.id == first.id
-    second = make_schedule_alert(weekly, standing(), now=START + 14 * DAY)
+    second = make_schedule_alert(weekly, policy_state(), now=START + 14 * DAY)
     assert second is not None
     assert second.id != first.id
-    found = decide(weekly, [first], standing(), now=START + 8 * DAY)
+    found = decide(weekly, [first], policy_state(), now=START + 8 * DAY)
     assert found.action == "retrain"
     assert found.reason == "the champion is older than the schedule of 7d; 500 new rows"
 
@@ -254,8 +254,8 @@ alerts_ = st.builds(
     st.sampled_from(["data_quality", "feature_drift", "performance", "manual", "schedule"]),
     st.sampled_from(["a", "old"]),
 )
-standings = st.builds(
-    lambda flags, rows, running, broken, last: standing(
+policy_states = st.builds(
+    lambda flags, rows, running, broken, last: policy_state(
         *flags, new_rows=rows, running=running, quarantined=tuple(day(i) for i in broken),
         last_retrain=None if last is None else retrained(last[0], last[1]),
         last_retrain_state=None if last is None else last[2],
@@ -269,7 +269,7 @@ standings = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(alerts=st.lists(alerts_, max_size=6), at=standings, k=st.integers(1, 2), seed=st.randoms())
+@given(alerts=st.lists(alerts_, max_size=6), at=policy_states, k=st.integers(1, 2), seed=st.randoms())
 def test_decide_is_pure_and_never_trains_on_broken_data(
     case: UseCase, alerts: list[Alert], at: PolicyState, k: int, seed: Any
 ) -> None:

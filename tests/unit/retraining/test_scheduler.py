@@ -9,7 +9,7 @@ import pytest
 from evermodel.ledger import Ledger
 from evermodel.profile import Profile
 from evermodel.records import BundleRef, Release
-from evermodel.retraining import scheduler as scheduler
+from evermodel.retraining import scheduler
 from tests.support.pump_use_case import LIVE, NAME, write_use_case
 
 NOW = LIVE[0].end
@@ -37,7 +37,7 @@ def crown(profile: Profile) -> None:
 
 
 def test_without_a_champion_there_is_nothing_to_monitor(profile: Profile) -> None:
-    assert scheduler.tick(profile, NAME, now=NOW) == "pumps: no champion to monitor yet"
+    assert scheduler.run_monitoring(profile, NAME, now=NOW) == "pumps: no champion to monitor yet"
     assert not (profile.scratch_folder / "runs").exists()
 
 
