@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from evermodel import bundle, storage, workflow
@@ -33,17 +32,16 @@ from evermodel.code_version import code_version
 from evermodel.data import events, ingest
 from evermodel.ledger import lease
 from evermodel.reports import evaluation
+from evermodel.use_case import UseCase
 from evermodel.workflow import Project
 from tests.reliability import small_loop
 from tests.reliability.small_loop import BATCHES, BROKEN
 from tests.support.pump_use_case import LIVE, NAME, PER_DAY
 from tests.support.waiting import scaled
 
-HEAVY = (
-    "matplotlib.figure",
-    "sklearn.metrics",
-    "torch",
-)  # imported before the first run, so that no run imports them again
+#: Imported before the first run, so that no run imports them again.
+HEAVY = ("matplotlib.figure", "sklearn.metrics", "torch")
+IMPORTED = ("evermodel", "torch", "sklearn", "scipy", "matplotlib", "jinja2", "sympy")
 EVENTS = PER_DAY * 5
 LIMIT_SECONDS = 100  # a run takes one or two
 Setting = Callable[[], None]
@@ -201,7 +199,7 @@ def digests_of(root: Path) -> dict[str, str]:
     return {part.objective: part.digest for part in champion.bundles}
 
 
-# safeguards, off ------------------------------------------------------------------------------------------------------
+# safeguards, switched off ------------------------------------------------------------------------------------------------------
 
 
 def _commit_before_data() -> None:
@@ -209,7 +207,7 @@ def _commit_before_data() -> None:
     waiting: list[tuple[str, Any]] = []
     write, create = storage.write_table, storage.create_bytes
 
-    def later(uri: str, table: Any) -> str:
+    def write_later(uri: str, table: Any) -> str:
         if "/events/" not in uri or "_rejects" in uri:
             return write(uri, table)
         waiting.append((uri, table))
@@ -218,20 +216,20 @@ def _commit_before_data() -> None:
         storage.delete_file(scratch)
         return digest
 
-    def first(uri: str, data: bytes) -> None:
+    def create_then_write(uri: str, data: bytes) -> None:
         create(uri, data)
         if uri.endswith("_commits/00000001.json"):
             os.kill(os.getpid(), signal.SIGKILL)
         while waiting:
             write(*waiting.pop())
 
-    events.storage.write_table, events.storage.create_bytes = later, first  # type: ignore[assignment]
+    events.storage.write_table, events.storage.create_bytes = write_later, create_then_write  # type: ignore[assignment]
 
 
 def _write_in_place() -> None:
     """Write a file in place, without a temporary file; die half-way in the second commit."""
 
-    def put(uri: str, data: bytes, *, exclusive: bool) -> None:
+    def put(uri: str, data: bytes) -> None:
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         if uri.endswith("_commits/00000001.json"):
@@ -239,7 +237,7 @@ def _write_in_place() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         path.write_bytes(data)
 
-    storage._put = put  # type: ignore[assignment]
+    storage.write_bytes = storage.create_bytes = put  # type: ignore[assignment]
 
 
 def _batches_without_a_name() -> None:
@@ -247,38 +245,39 @@ def _batches_without_a_name() -> None:
     take = ingest.ingest
     create = storage.create_bytes
 
-    def anew(*values: Any, **named: Any) -> Any:
-        return take(*values, **named, batch_id=uuid4().hex)
+    def ingest_anew(case: UseCase, *values: Any, **named: Any) -> Any:
+        without_key = tuple(source.model_copy(update={"unique": ()}) for source in case.sources)
+        return take(case.model_copy(update={"sources": without_key}), *values, **named, batch_id=uuid4().hex)
 
-    def and_die(uri: str, data: bytes) -> None:
+    def create_and_die(uri: str, data: bytes) -> None:
         create(uri, data)
         if uri.endswith("_commits/00000001.json"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ingest.ingest = anew  # type: ignore[assignment]
-    ingest._first_seen = lambda source, log, valid: np.ones(valid.num_rows, bool)  # type: ignore[assignment]
-    storage.create_bytes = and_die  # type: ignore[assignment]
+    ingest.ingest = ingest_anew  # type: ignore[assignment]
+    storage.create_bytes = create_and_die  # type: ignore[assignment]
 
 
 def _leases_of_the_dead() -> None:
-    """Keep the lease of a dead owner; die when training has begun."""
+    """Keep the lease of a dead owner; die once, when training has begun."""
     lease.is_gone = lambda owner: False  # type: ignore[assignment]
     pack = bundle.pack
+    died = Path(os.environ["EVERMODEL_FAILPOINT_LOG"]).with_name("died")
 
-    def never(*values: Any, **named: Any) -> Any:
-        if not (Path(os.environ["EVERMODEL_FAILPOINT_LOG"]).parent / "died").exists():
-            (Path(os.environ["EVERMODEL_FAILPOINT_LOG"]).parent / "died").touch()
+    def pack_or_die(*values: Any, **named: Any) -> Any:
+        if not died.exists():
+            died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return pack(*values, **named)
 
-    bundle.pack = never  # type: ignore[assignment]
+    bundle.pack = pack_or_die  # type: ignore[assignment]
 
 
 SAFEGUARDS: dict[str, Setting] = {
     "data is written before its commit": _commit_before_data,
     "a file is renamed into place": _write_in_place,
     "a batch is known by its id and a row by its key": _batches_without_a_name,
-    "a dead owner's lease is given back": _leases_of_the_dead,
+    "a dead owner's lease is released": _leases_of_the_dead,
 }
 
 
@@ -304,18 +303,10 @@ def worker(root: Path, steps: range, digests: dict[str, str], out: Path) -> None
             file.write(json.dumps(result) + "\n")
 
 
-def warm(root: Path) -> None:
+def import_modules(root: Path) -> None:
     """Import the modules that a run imported, so that the children have them."""
     for name in json.loads((root / "modules.json").read_text()):
-        if name not in sys.modules and name.split(".")[0] in (
-            "evermodel",
-            "torch",
-            "sklearn",
-            "scipy",
-            "matplotlib",
-            "jinja2",
-            "sympy",
-        ):
+        if name not in sys.modules and name.split(".")[0] in IMPORTED:
             try:
                 importlib.import_module(name)
             except ImportError:
@@ -330,23 +321,38 @@ def main() -> None:
     options = parser.parse_args()
     root: Path = options.root
     begun = time.monotonic()
+    digests = run_undisturbed(root / "whole")
+    import_modules(root / "whole")
+    gc.collect()
+    gc.freeze()  # shared with the children, as long as no collection touches it
+    steps = kill_at_all_steps(root, digests, every=options.every, workers=options.workers)
+    safeguards = {name: without(root / f"off{n}", off, digests) for n, (name, off) in enumerate(SAFEGUARDS.items())}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = {"seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
+    print(json.dumps({"steps": steps, "safeguards": safeguards, **spent}))
+
+
+def run_undisturbed(root: Path) -> dict[str, str]:
+    """Run the loop without a crash, and check it; returns the digests of its champion."""
     for name in HEAVY:
         importlib.import_module(name)
     code_version()  # once: it is a part of the digests that are compared
-    small_loop.write_project(root / "whole")
-    status = run_once(root / "whole", drawn=True)
-    assert status == 0, _output(root / "whole")
-    digests = digests_of(root / "whole")
-    problems = check(root / "whole", digests)
+    small_loop.write_project(root)
+    status = run_once(root, drawn=True)
+    assert status == 0, _output(root)
+    digests = digests_of(root)
+    problems = check(root, digests)
     assert not problems, problems
-    warm(root / "whole")
-    gc.collect()
-    gc.freeze()  # shared with the children, as long as no collection touches it
+    return digests
+
+
+def kill_at_all_steps(root: Path, digests: dict[str, str], *, every: int, workers: int) -> list[dict[str, Any]]:
+    """The results of `kill_and_rerun` at each durable step, in order; the steps are shared among worker processes."""
     children = []
-    for number in range(options.workers):
+    for number in range(workers):
         child = os.fork()
         if child == 0:
-            steps = range(1 + number * options.every, 100_000, options.workers * options.every)
+            steps = range(1 + number * every, 100_000, workers * every)
             try:
                 worker(root, steps, digests, root / f"worker{number}.jsonl")
             except BaseException:
@@ -356,14 +362,8 @@ def main() -> None:
         children.append(child)
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    lines = [
-        line for number in range(options.workers) for line in (root / f"worker{number}.jsonl").read_text().splitlines()
-    ]
-    steps = sorted((json.loads(line) for line in lines), key=lambda result: result["step"])
-    safeguards = {name: without(root / f"off{n}", off, digests) for n, (name, off) in enumerate(SAFEGUARDS.items())}
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = {"seconds": round(time.monotonic() - begun, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1)}
-    print(json.dumps({"steps": steps, "safeguards": safeguards, **spent}))
+    lines = [line for number in range(workers) for line in (root / f"worker{number}.jsonl").read_text().splitlines()]
+    return sorted((json.loads(line) for line in lines), key=lambda result: result["step"])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _train_and_promote(project: Project, decision: Decision | None, now: datetim
         )
     if not workflow.claim(project, plan, owner=lease.this_process("loop"), now=now):
         return
-    with project.recording(plan, "turn", now=now):
+    with project.recording(plan, "train", now=now):
         rows = workflow.build_training_set(project, plan)
         release = workflow.train(project, plan, rows)
         report = workflow.evaluate(project, plan, rows, release)

@@ -1,4 +1,4 @@
-"""A training round in the ledger, killed at every durable step and run again: it finishes, and nothing is doubled."""
+"""A training round in the ledger, killed at every durable step and run again: it finishes, and no row is doubled."""
 
 import multiprocessing
 import os

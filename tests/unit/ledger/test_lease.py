@@ -1,4 +1,4 @@
-"""Leases: one run of a key at a time; an owner that is gone is noticed, one that may live isn't."""
+"""Leases: one run of a key at a time. The lease of an owner that has ended is free; that of an owner that may be alive is not."""
 
 import os
 import socket
@@ -50,7 +50,7 @@ def test_a_process_that_ended_and_was_not_waited_for_is_gone() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended and stays a zombie
     try:
         assert lease.is_gone(f"cli@{socket.gethostname()}:{pid}:1")
     finally:
@@ -60,10 +60,10 @@ def test_a_process_that_ended_and_was_not_waited_for_is_gone() -> None:
 def test_one_owner_starts_a_run(ledger: Ledger) -> None:
     assert start(ledger, "k", "one")
     assert not start(ledger, "k", "two")
-    assert not start(ledger, "k", "one"), "asked twice it is one run"
+    assert not start(ledger, "k", "one"), "a second call of the same owner: one run"
     held = ledger.lease("k")
     assert held is not None
-    assert held.owner == "one", "and the lease is kept for the run that is there"
+    assert held.owner == "one", "the running run keeps its lease"
 
 
 def test_the_run_of_a_dead_owner_restarts_at_once(ledger: Ledger, dead: str) -> None:
@@ -88,7 +88,7 @@ def test_a_finished_key_is_not_started_again(ledger: Ledger) -> None:
     assert start(ledger, "k", "one")
     ledger.finish_run("k", state="held", result={}, now=NOW)
     assert not start(ledger, "k", "two")
-    assert ledger.lease("k") is None, "a refusal leaves no lease behind"
+    assert ledger.lease("k") is None, "a refused start leaves no lease"
 
 
 def test_another_key_waits(ledger: Ledger, dead: str) -> None:

@@ -1,6 +1,6 @@
-"""The ledger: compare-and-set, one row however often it is asked, one run a key, and a chain that shows tampering.
+"""The ledger: compare-and-set, one row for a repeated call, one run for each key, and a chain that shows tampering.
 
-Every test runs on SQLite, and on PostgreSQL where its programs are installed.
+Every test runs on SQLite, and on PostgreSQL if its programs are installed.
 """
 
 import multiprocessing
@@ -40,16 +40,16 @@ CASE = "electricity"
 PASSED = Verdict(word="promote", difference=Interval(point=0.1, low=0.05, high=0.2), reasons=("better",))
 
 
-def release(name: str, parent: str | None = None, cursor: datetime = NOW) -> Release:
+def make_release(name: str, parent: str | None = None, cursor: datetime = NOW) -> Release:
     part = BundleRef(objective="up", uri=f"/models/{name}", digest=name)
     return Release(
         use_case=CASE, bundles=(part,), weights={"up": 1.0}, cursor=cursor, created=NOW, home="/models", parent=parent
     )
 
 
-def promote(ledger: Ledger, one: Release, expected: str | None, now: datetime = NOW, **more: Any) -> Promotion:
+def promote(ledger: Ledger, release: Release, expected: str | None, now: datetime = NOW, **more: Any) -> Promotion:
     settings: dict[str, Any] = {"verdict": PASSED, "action": "promote", "reason": "better", "actor": "test"} | more
-    return ledger.promote(one, expected=expected, now=now, **settings)
+    return ledger.promote(release, expected=expected, now=now, **settings)
 
 
 def window(day: int) -> Window:
@@ -88,7 +88,7 @@ def retrain(day: int, champion: str, at: datetime = NOW, reason: str = "drift") 
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[tuple[Server, str]]:
-    """A server, and the name of a migrated database in it that others are copies of."""
+    """A server, and the name of a migrated database to copy."""
     with postgresql_server() as server:
         url = database_url(server)
         migrate(url)
@@ -97,20 +97,20 @@ def postgresql() -> Iterator[tuple[Server, str]]:
 
 
 def dispose(url: str) -> None:
-    """Close what this process has open to a database."""
+    """Close this process's connections to a database."""
     make_engine(url).dispose()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a new ledger may be."""
+    """The URL of a new ledger."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/state/ledger.db"
         return
     server, template = request.getfixturevalue("postgresql")
-    found = database_url(server, template=template)
-    yield found
-    dispose(found)
+    copy = database_url(server, template=template)
+    yield copy
+    dispose(copy)
 
 
 @pytest.fixture
@@ -119,14 +119,14 @@ def ledger(url: str) -> Ledger:
 
 
 def alter(ledger: Ledger, statement: str, **values: Any) -> int:
-    """What somebody with the database's password can do; how many rows it changed."""
-    with writing(ledger._engine, "test") as connection:
+    """Change the database as a person with its password can; returns the number of changed rows."""
+    with writing(make_engine(ledger.url), "test") as connection:
         return connection.execute(text(statement), values).rowcount
 
 
 def policy_case(k: int = 1, n: int = 3) -> use_case.UseCase:
-    found = use_case.load(ROOT / "use_cases" / "electricity.yaml")
-    return found.model_copy(update={"retraining": found.retraining.model_copy(update={"k": k, "n": n})})
+    case = use_case.load(ROOT / "use_cases" / "electricity.yaml")
+    return case.model_copy(update={"retraining": case.retraining.model_copy(update={"k": k, "n": n})})
 
 
 # promotions ----------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def policy_case(k: int = 1, n: int = 3) -> use_case.UseCase:
 
 def test_the_promotion_row_is_the_champion(ledger: Ledger) -> None:
     assert ledger.champion(CASE) is None
-    a, b = release("a"), release("b")
+    a, b = make_release("a"), make_release("b")
     first = promote(ledger, a, None)
     second = promote(ledger, b, a.id, NOW + DAY)
     assert (first.version, first.previous, second.version, second.previous) == (1, None, 2, a.id)
@@ -145,25 +145,27 @@ def test_the_promotion_row_is_the_champion(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("expected", [None, "somebody"])
-def test_a_lost_race_is_a_conflict_that_changes_nothing(ledger: Ledger, expected: str | None) -> None:
-    a = release("a")
+def test_another_champion_than_expected_is_a_conflict_that_changes_nothing(
+    ledger: Ledger, expected: str | None
+) -> None:
+    a = make_release("a")
     promote(ledger, a, None)
     with pytest.raises(ConflictError, match=f"the champion is {a.id}"):
-        promote(ledger, release("b"), expected)
+        promote(ledger, make_release("b"), expected)
     assert len(ledger.promotions(CASE)) == 1
     assert ledger.champion(CASE) == a
 
 
-def test_promoting_the_champion_again_gives_its_row(ledger: Ledger) -> None:
-    a, b = release("a"), release("b")
+def test_promoting_the_champion_again_returns_its_row(ledger: Ledger) -> None:
+    a, b = make_release("a"), make_release("b")
     promote(ledger, a, None)
     row = promote(ledger, b, a.id)
-    assert promote(ledger, b, a.id, NOW + DAY, reason="run again after a crash") == row
+    assert promote(ledger, b, a.id, NOW + DAY, reason="repeated after a crash") == row
     assert len(ledger.promotions(CASE)) == 2
 
 
-def test_a_run_again_does_not_undo_a_rollback(ledger: Ledger) -> None:
-    a, b = release("a"), release("b")
+def test_a_repeated_promotion_does_not_undo_a_rollback(ledger: Ledger) -> None:
+    a, b = make_release("a"), make_release("b")
     promote(ledger, a, None)
     promote(ledger, b, a.id)
     promote(ledger, a, b.id, action="rollback", reason="complaints", actor="anna")
@@ -173,8 +175,8 @@ def test_a_run_again_does_not_undo_a_rollback(ledger: Ledger) -> None:
     assert promote(ledger, b, a.id, again=True).version == 4
 
 
-def test_previous_leaves_out_what_was_rolled_back(ledger: Ledger) -> None:
-    a, b, c, d = (release(name) for name in "abcd")
+def test_previous_skips_rolled_back_releases(ledger: Ledger) -> None:
+    a, b, c, d = (make_release(name) for name in "abcd")
     for one, expected in ((a, None), (b, a.id), (c, b.id)):
         promote(ledger, one, expected)
     promote(ledger, b, c.id, action="rollback")
@@ -183,20 +185,20 @@ def test_previous_leaves_out_what_was_rolled_back(ledger: Ledger) -> None:
     assert ledger.previous(CASE) == b
 
 
-def test_use_cases_are_apart(ledger: Ledger) -> None:
-    promote(ledger, release("a"), None)
-    other = release("a").model_copy(update={"use_case": "fraud"})
+def test_use_cases_are_separate(ledger: Ledger) -> None:
+    promote(ledger, make_release("a"), None)
+    other = make_release("a").model_copy(update={"use_case": "fraud"})
     assert promote(ledger, other, None).version == 1
     assert ledger.verify_chain(CASE) == ledger.verify_chain("fraud") == []
 
 
 def test_the_challenger_is_the_newest_child_of_the_champion_that_was_not_rejected(ledger: Ledger) -> None:
-    a = release("a")
+    a = make_release("a")
     ledger.record_release(a, now=NOW)
     assert ledger.challenger(CASE) == a
     promote(ledger, a, None)
     assert ledger.challenger(CASE) is None
-    held, rejected, stranger = release("h", a.id), release("r", a.id), release("s", "other")
+    held, rejected, stranger = make_release("h", a.id), make_release("r", a.id), make_release("s", "other")
     assert ledger.record_release(held, now=NOW, verdict=Verdict(word="hold"))
     assert not ledger.record_release(held, now=NOW)
     ledger.record_release(rejected, now=NOW)
@@ -227,17 +229,17 @@ def test_the_challenger_is_the_newest_child_of_the_champion_that_was_not_rejecte
 def test_a_tampered_chain_is_found(ledger: Ledger, tampering: str) -> None:
     previous = None
     for name in "abc":
-        promote(ledger, release(name), previous)
-        previous = release(name).id
+        promote(ledger, make_release(name), previous)
+        previous = make_release(name).id
     assert ledger.verify_chain(CASE) == []
     assert alter(ledger, tampering) == 1
     assert ledger.verify_chain(CASE)
 
 
-def test_a_row_taken_out_is_found_even_where_the_chain_was_written_anew(ledger: Ledger) -> None:
+def test_a_removed_row_is_found_even_if_the_chain_was_computed_again(ledger: Ledger) -> None:
     previous = None
     for name in "abc":
-        previous = promote(ledger, release(name), previous).release.id
+        previous = promote(ledger, make_release(name), previous).release.id
     first, _, third = ledger.promotions(CASE)
     forged = third.model_copy(update={"version": 2})
     forged = forged.model_copy(update={"chain": compute_chain(first.chain, forged.to_json())})
@@ -272,7 +274,7 @@ def test_an_alert_is_one_row(ledger: Ledger) -> None:
 
 
 def test_a_window_monitored_again_keeps_its_newest_report_and_that_it_alerted(ledger: Ledger) -> None:
-    champion = release("a", cursor=NOW)
+    champion = make_release("a", cursor=NOW)
     promote(ledger, champion, None)
     ledger.record_window(report(0, champion.id, alert(0, champion.id)), now=NOW)
     ledger.record_window(report(1, champion.id), now=NOW)
@@ -295,7 +297,7 @@ def test_the_first_decision_of_a_retrain_key_stays(ledger: Ledger) -> None:
     assert ledger.decisions(CASE) == [first, other]
 
 
-def test_a_keep_that_says_the_same_is_one_row_until_something_else_is_said(ledger: Ledger) -> None:
+def test_a_repeated_keep_is_one_row_until_another_decision(ledger: Ledger) -> None:
     def keep(hour: int, reason: str) -> Decision:
         at = NOW + timedelta(hours=hour)
         return Decision(use_case=CASE, at=at, action="keep", reason=reason, champion="a")
@@ -307,6 +309,15 @@ def test_a_keep_that_says_the_same_is_one_row_until_something_else_is_said(ledge
     assert [one.reason for one in ledger.decisions(CASE)] == ["quiet", "cooling down", "quiet"]
 
 
+def test_a_keep_of_an_earlier_version_still_loads(ledger: Ledger) -> None:
+    """Earlier versions recorded `unknown` if nothing was diagnosed."""
+    keep = Decision(use_case=CASE, at=NOW, action="keep", reason="no alert against champion a", champion="a")
+    ledger.record_decision(keep)
+    new, old = '"diagnosis":null', '"diagnosis":"unknown"'
+    assert alter(ledger, "update decisions set payload = replace(payload, :new, :old)", new=new, old=old) == 1
+    assert ledger.decisions(CASE) == [keep.model_copy(update={"diagnosis": "unknown"})]
+
+
 # leases and runs -----------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +325,7 @@ def start(ledger: Ledger, key: str, owner: str, now: datetime = NOW) -> bool:
     return ledger.start_run(key, use_case=CASE, decision_id=None, owner=owner, now=now)
 
 
-def test_a_lease_has_one_owner_until_its_time_is_over(ledger: Ledger) -> None:
+def test_a_lease_has_one_owner_until_it_expires(ledger: Ledger) -> None:
     assert ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert not ledger.claim_lease("k", owner="two", now=NOW + timedelta(seconds=59), seconds=60)
@@ -325,7 +336,7 @@ def test_a_lease_has_one_owner_until_its_time_is_over(ledger: Ledger) -> None:
     assert not ledger.renew_lease("k", owner="one", now=NOW + timedelta(seconds=119), seconds=60)
 
 
-def test_a_lease_that_was_given_back_is_free(ledger: Ledger) -> None:
+def test_a_released_lease_is_free(ledger: Ledger) -> None:
     ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     assert not ledger.release_lease("k", owner="two")
     assert ledger.release_lease("k", owner="one")
@@ -341,7 +352,7 @@ def test_a_run_needs_a_live_lease_and_starts_once(ledger: Ledger) -> None:
     assert not start(ledger, "k", "one", NOW + timedelta(seconds=60))
     assert start(ledger, "k", "one")
     ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
-    assert not start(ledger, "k", "one"), "the same owner asks twice: one run"
+    assert not start(ledger, "k", "one"), "a second call of the same owner: one run"
 
 
 def test_a_reclaimed_lease_restarts_an_unfinished_run_and_never_a_finished_one(ledger: Ledger) -> None:
@@ -358,7 +369,7 @@ def test_a_reclaimed_lease_restarts_an_unfinished_run_and_never_a_finished_one(l
     assert done is not None
     assert (done.state, done.result, done.finished) == ("held", {"why": "close"}, NOW + DAY)
     assert ledger.finish_run("k", state="failed", result={}, now=NOW + 2 * DAY) == done
-    assert ledger.claim_lease("k", owner="three", now=NOW + DAY, seconds=60), "finishing gave the lease back"
+    assert ledger.claim_lease("k", owner="three", now=NOW + DAY, seconds=60), "the end of the run released the lease"
     assert not start(ledger, "k", "three", NOW + DAY)
 
 
@@ -375,21 +386,21 @@ def test_one_run_at_a_time_per_use_case(ledger: Ledger) -> None:
     assert "run k2 followed" in first.result["reasons"][0]
 
 
-def test_a_run_that_died_after_its_promotion_is_settled(ledger: Ledger) -> None:
-    a, b = release("a"), release("b")
+def test_a_run_that_crashed_after_its_promotion_is_closed(ledger: Ledger) -> None:
+    a, b = make_release("a"), make_release("b")
     promote(ledger, a, None)
     ledger.claim_lease("k", owner="one", now=NOW, seconds=60)
     start(ledger, "k", "one")
     later = NOW + timedelta(seconds=61)
-    assert ledger.close_orphaned_runs(CASE, now=later) == [], "its champion is still there: it can be started again"
+    assert ledger.close_orphaned_runs(CASE, now=later) == [], "its champion is unchanged: the run can be restarted"
     promote(ledger, b, a.id)
-    assert ledger.close_orphaned_runs(CASE, now=NOW) == [], "its owner may live"
+    assert ledger.close_orphaned_runs(CASE, now=NOW) == [], "its owner may be alive"
     assert ledger.close_orphaned_runs(CASE, now=later) == ["k"]
     (run,) = ledger.runs(CASE)
     assert (run.state, run.result["release"]) == ("promoted", b.id)
 
 
-def test_finishing_what_was_never_started_is_nothing(ledger: Ledger) -> None:
+def test_finishing_a_key_that_was_never_started_changes_nothing(ledger: Ledger) -> None:
     assert ledger.finish_run("k", state="failed", result={}, now=NOW) is None
 
 
@@ -402,14 +413,14 @@ def test_errors_are_kept_in_order(ledger: Ledger) -> None:
     ]
 
 
-# standing ------------------------------------------------------------------------------------------------------------
+# the policy's state ------------------------------------------------------------------------------------------------------------
 
 
-def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
+def test_the_policy_state_has_what_decide_needs(ledger: Ledger) -> None:
     case = policy_case(n=2)
     empty = ledger.policy_state(case, now=NOW, new_rows=0)
     assert (empty.champion, empty.running, empty.recent, empty.last_retrain) == (None, False, (), None)
-    a = release("a", cursor=window(1).start)
+    a = make_release("a", cursor=window(1).start)
     promote(ledger, a, None)
     for day in range(4):
         ledger.record_window(report(day, a.id), now=NOW)
@@ -419,34 +430,34 @@ def test_standing_is_what_decide_needs(ledger: Ledger) -> None:
     found = ledger.policy_state(case, now=NOW, new_rows=7)
     assert (found.champion, found.champion_cursor, found.champion_since) == (a.id, a.cursor, NOW)
     assert [(one.window, one.alerted) for one in found.recent] == [(window(2), False), (window(3), True)]
-    assert found.quarantined == (window(1),), "the window before the cursor is trained on or left out already"
+    assert found.quarantined == (window(1),), "the window before the cursor was trained on or left out already"
     assert (found.new_rows, found.running, found.last_retrain_state) == (7, False, None)
 
 
-def test_standing_knows_a_retrain_from_its_decision_to_its_end(ledger: Ledger) -> None:
+def test_the_policy_state_follows_a_retrain_from_decision_to_end(ledger: Ledger) -> None:
     case = policy_case()
-    promote(ledger, release("a"), None)
-    decision = ledger.record_decision(retrain(0, release("a").id))
+    promote(ledger, make_release("a"), None)
+    decision = ledger.record_decision(retrain(0, make_release("a").id))
     key = decision.retrain_key
 
-    def look(now: datetime = NOW) -> tuple[str | None, bool]:
-        found = ledger.policy_state(case, now=now, new_rows=0)
-        assert found.last_retrain == decision
-        return found.last_retrain_state, found.running
+    def read_state(now: datetime = NOW) -> tuple[str | None, bool]:
+        state = ledger.policy_state(case, now=now, new_rows=0)
+        assert state.last_retrain == decision
+        return state.last_retrain_state, state.running
 
-    assert look() == ("pending", False)
+    assert read_state() == ("pending", False)
     ledger.claim_lease(key, owner="one", now=NOW, seconds=60)
-    assert look() == ("pending", True), "claimed counts as running: nobody else decides in between"
+    assert read_state() == ("pending", True), "a claimed key counts as running, so nobody else decides in between"
     start(ledger, key, "one")
-    assert look() == ("pending", True)
-    assert look(NOW + DAY) == ("pending", False), "its owner is gone"
+    assert read_state() == ("pending", True)
+    assert read_state(NOW + DAY) == ("pending", False), "its owner has ended"
     ledger.finish_run(key, state="held", result={}, now=NOW)
-    assert look() == ("held", False)
+    assert read_state() == ("held", False)
 
 
-def test_a_champion_that_was_put_back_has_answered_the_alerts_of_its_first_time(ledger: Ledger) -> None:
+def test_a_restored_champion_is_not_retrained_for_the_alerts_of_its_first_time(ledger: Ledger) -> None:
     case = policy_case()
-    a, b = release("a"), release("b", parent="a")
+    a, b = make_release("a"), make_release("b", parent="a")
     promote(ledger, a, None)
     ledger.record_alert(alert(0, a.id), now=NOW)
     ledger.record_decision(retrain(0, a.id))
@@ -468,19 +479,21 @@ def test_a_ledger_that_is_two_revisions_newer_is_refused(ledger: Ledger) -> None
     alter(ledger, "update alembic_version set version_num = '0003'")
     with pytest.raises(IntegrityError, match="schema 0003"):
         Ledger(ledger.url)
-    assert migrate(ledger.url) == ("0003", "0003"), "left as it is"
+    assert migrate(ledger.url) == ("0003", "0003"), "unchanged"
 
 
-def test_the_next_version_s_ledger_is_worked_with_after_a_rollback(ledger: Ledger) -> None:
-    alter(ledger, "alter table errors add column of_the_next_version varchar")
+def test_a_ledger_one_revision_newer_works_after_a_rollback(ledger: Ledger) -> None:
+    alter(ledger, "alter table errors add column added_by_the_next_version varchar")
     alter(ledger, "update alembic_version set version_num = '0002'")
-    assert migrate(ledger.url) == ("0002", "0002"), "left as it is"
-    before = Ledger(ledger.url)
-    before.record_error("shop", "here", "why", NOW)
-    assert [error.where for error in before.errors("shop")] == ["here"]
+    assert migrate(ledger.url) == ("0002", "0002"), "unchanged"
+    older = Ledger(ledger.url)
+    older.record_error("shop", "here", "why", NOW)
+    assert [error.where for error in older.errors("shop")] == ["here"]
 
 
-def test_a_relative_url_is_of_the_folder_in_which_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_url_belongs_to_the_folder_in_which_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -493,38 +506,38 @@ def test_a_ledger_in_memory_is_refused() -> None:
         Ledger("sqlite://")
 
 
-def together(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Run `work(i)` in `count` processes that start at one moment; their answers, errors by their names."""
+def run_together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Run `work(i)` in `count` processes that start at once; their results, or the names of their errors."""
     context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(count), context.Queue()
+    barrier, results = context.Barrier(count), context.Queue()
 
     def run(i: int) -> None:
         barrier.wait()
         try:
-            answers.put((i, work(i)))
+            results.put((i, work(i)))
         except Exception as error:
-            answers.put((i, type(error).__name__))
+            results.put((i, type(error).__name__))
 
     processes = [context.Process(target=run, args=(i,)) for i in range(count)]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=scaled(60)) for _ in processes)
+    found = dict(results.get(timeout=scaled(60)) for _ in processes)
     for process in processes:
         process.join()
     return [found[i] for i in range(count)]
 
 
-def test_processes_make_a_file_together(tmp_path: Path) -> None:
+def test_many_processes_create_a_file_at_once(tmp_path: Path) -> None:
     for round_ in range(5):
         url = f"sqlite:///{tmp_path}/{round_}/ledger.db"
-        assert together(8, lambda i, url=url: Ledger(url).champion(CASE)) == [None] * 8
+        assert run_together(8, lambda i, url=url: Ledger(url).champion(CASE)) == [None] * 8
 
 
 def test_of_many_processes_one_promotes(ledger: Ledger) -> None:
-    promote(ledger, release("a"), None)
-    before = release("a").id
+    promote(ledger, make_release("a"), None)
+    before = make_release("a").id
     for round_ in range(4):
-        found = together(8, lambda i, r=round_, b=before: promote(ledger, release(f"{r}-{i}"), b).release.id)
+        found = run_together(8, lambda i, r=round_, b=before: promote(ledger, make_release(f"{r}-{i}"), b).release.id)
         winners = [one for one in found if one != "ConflictError"]
         assert len(winners) == 1
         champion = ledger.champion(CASE)
@@ -540,7 +553,7 @@ def test_of_many_processes_one_runs_a_key(ledger: Ledger) -> None:
         claimed = ledger.claim_lease("k", owner=f"owner-{i}", now=NOW, seconds=60)
         return claimed and start(ledger, "k", f"owner-{i}")
 
-    assert sum(together(8, work)) == 1
+    assert sum(run_together(8, work)) == 1
     (run,) = ledger.runs(CASE)
     assert run.attempt == 1
 
@@ -550,7 +563,7 @@ def test_of_many_processes_each_alert_and_decision_is_one_row(ledger: Ledger) ->
         new = ledger.record_alert(alert(0, "a"), now=NOW)
         return new, ledger.record_decision(retrain(0, "a", at=NOW + timedelta(seconds=i))).id
 
-    found = together(8, work)
+    found = run_together(8, work)
     assert sum(new for new, _ in found) == 1
     assert len({decision for _, decision in found}) == 1
     assert len(ledger.decisions(CASE)) == 1

@@ -1,4 +1,4 @@
-"""The policy: each rule keeps the champion by itself, and broken data never gets into the windows."""
+"""The policy: each rule alone keeps the champion, and no training window holds broken data."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -39,8 +39,8 @@ def alert(
 
 
 def policy_state(*alerted: bool, **changes: Any) -> PolicyState:
-    """Champion `a` since START, with a window a day and 500 new rows."""
-    recent = tuple(MonitoredWindow(window=day(i), alerted=one) for i, one in enumerate(alerted))
+    """Champion `a` since START, one window for each day, and 500 new rows."""
+    recent = tuple(MonitoredWindow(window=day(i), alerted=flag) for i, flag in enumerate(alerted))
     values: dict[str, Any] = {
         "use_case": "electricity",
         "champion": "a",
@@ -64,7 +64,7 @@ def retrained(number: int, champion: str = "a", at: datetime = NOW - DAY) -> Dec
     )
 
 
-def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) -> None:
+def test_an_alert_retrains_on_all_new_rows_up_to_its_window_end(case: UseCase) -> None:
     found = decide(case, [alert(2)], policy_state(False, False, True), now=NOW)
     assert (found.action, found.champion, found.mode, found.diagnosis) == (
         "retrain",
@@ -82,14 +82,20 @@ def test_an_alert_retrains_on_all_that_is_new_up_to_its_window(case: UseCase) ->
 BROKEN = alert(3, "broken_data", "data_quality")
 COOL = {"cooldown": parse_duration("2d")}
 RULES: list[tuple[str, dict[str, Any], list[Alert], PolicyState, str]] = [
-    ("no champion", {}, [alert(2, champion=None)], policy_state(champion=None, champion_cursor=None), "no champion yet"),
+    (
+        "no champion",
+        {},
+        [alert(2, champion=None)],
+        policy_state(champion=None, champion_cursor=None),
+        "no champion yet",
+    ),
     ("running", {}, [alert(2)], policy_state(running=True), "one at a time"),
     ("running, by hand", {}, [alert(2, kind="manual")], policy_state(running=True), "one at a time"),
     ("no alert", {}, [], policy_state(), "no alert against champion a"),
     ("another champion's alert", {}, [alert(2, champion="b")], policy_state(), "no alert against champion a"),
     ("broken", {}, [alert(2), BROKEN], policy_state(False, False, True, True), "quarantined and never trained on"),
     ("broken and drifted", {}, [alert(3), BROKEN], policy_state(False, False, True, True), "quarantined"),
-    ("broken after a person asked", {}, [alert(2, kind="manual"), BROKEN], policy_state(), "quarantined"),
+    ("broken after a manual alert", {}, [alert(2, kind="manual"), BROKEN], policy_state(), "quarantined"),
     (
         "not this diagnosis",
         {"diagnoses": ("concept_shift",)},
@@ -97,8 +103,20 @@ RULES: list[tuple[str, dict[str, Any], list[Alert], PolicyState, str]] = [
         policy_state(),
         "covariate_shift doesn't retrain",
     ),
-    ("k of n", {"k": 2, "n": 3}, [alert(2)], policy_state(False, False, True), "1 of the last 3 windows alerted; 2 are"),
-    ("k of n, too long ago", {"k": 2, "n": 2}, [alert(0), alert(2)], policy_state(True, False, True), "1 of the last 2"),
+    (
+        "k of n",
+        {"k": 2, "n": 3},
+        [alert(2)],
+        policy_state(False, False, True),
+        "1 of the last 3 windows alerted; 2 are",
+    ),
+    (
+        "k of n, too long ago",
+        {"k": 2, "n": 2},
+        [alert(0), alert(2)],
+        policy_state(True, False, True),
+        "1 of the last 2",
+    ),
     ("quiet since", {}, [alert(1)], policy_state(False, True, False), "0 of the last 1 windows alerted"),
     ("cooldown", COOL, [alert(9)], policy_state(last_retrain=retrained(4), last_retrain_state="held"), "cooling down"),
     ("cooldown after a promotion", COOL, [alert(9)], policy_state(last_retrain=retrained(8, "old")), "cooling down"),
@@ -119,7 +137,13 @@ RULES: list[tuple[str, dict[str, Any], list[Alert], PolicyState, str]] = [
         policy_state(last_retrain=retrained(2), last_retrain_state="held"),
         r"answered .* \(held\)",
     ),
-    ("failed is answered", {}, [alert(2)], policy_state(last_retrain=retrained(2), last_retrain_state="failed"), "failed"),
+    (
+        "failed is answered",
+        {},
+        [alert(2)],
+        policy_state(last_retrain=retrained(2), last_retrain_state="failed"),
+        "failed",
+    ),
 ]
 
 
@@ -130,6 +154,7 @@ def test_each_rule_keeps(case: UseCase, policy: dict[str, Any], alerts: list[Ale
     found = decide(with_policy(case, **policy), alerts, at, now=NOW)
     assert found.action == "keep"
     assert found.windows == ()
+    assert (found.diagnosis is None) == (found.alerts == ()), "without an alert nothing was diagnosed"
     assert re.search(why, found.reason), found.reason
 
 
@@ -146,8 +171,8 @@ PASSES: list[tuple[str, dict[str, Any], list[Alert], PolicyState]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("policy", "alerts", "at"), [one[1:] for one in PASSES], ids=[one[0] for one in PASSES])
-def test_each_rule_lets_pass(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: PolicyState) -> None:
+@pytest.mark.parametrize(("policy", "alerts", "at"), [rule[1:] for rule in PASSES], ids=[rule[0] for rule in PASSES])
+def test_each_rule_can_pass(case: UseCase, policy: dict[str, Any], alerts: list[Alert], at: PolicyState) -> None:
     found = decide(with_policy(case, **policy), alerts, at, now=NOW)
     assert found.action == "retrain", found.reason
     assert found.trigger == alerts[-1].window
@@ -168,7 +193,7 @@ def test_a_schedule_skips_k_of_n_and_nothing_else(
     assert why in found.reason
 
 
-def test_broken_windows_are_cut_out_whoever_saw_them(case: UseCase) -> None:
+def test_broken_windows_under_any_champion_are_cut_out(case: UseCase) -> None:
     older = alert(0, "broken_data", "data_quality", champion="old")
     own = alert(2, "broken_data", "data_quality")
     found = decide(case, [older, own, alert(4)], policy_state(quarantined=(day(1),)), now=NOW)
@@ -176,12 +201,12 @@ def test_broken_windows_are_cut_out_whoever_saw_them(case: UseCase) -> None:
     assert found.windows == (Window(start=day(3).start, end=day(4).end),)
 
 
-def test_a_broken_window_between_leaves_both_sides(case: UseCase) -> None:
+def test_a_broken_window_in_the_middle_leaves_both_sides(case: UseCase) -> None:
     found = decide(case, [alert(1, "broken_data", "data_quality"), alert(3)], policy_state(), now=NOW)
     assert found.windows == (day(0), Window(start=day(2).start, end=day(3).end))
 
 
-def test_the_order_of_alerts_does_not_change_what_is_said_of_a_broken_window(case: UseCase) -> None:
+def test_the_order_of_alerts_does_not_change_the_reason_for_a_broken_window(case: UseCase) -> None:
     two = [alert(3, "broken_data", "data_quality"), alert(3, "broken_data", "feature_drift")]
     found = decide(case, two, policy_state(), now=NOW)
     assert found == decide(case, two[::-1], policy_state(), now=NOW)
@@ -201,11 +226,11 @@ def test_a_person_may_retrain_over_a_broken_window_but_not_on_it(case: UseCase) 
     assert "by hand" in found.reason
 
 
-def test_the_mode_is_the_policys(case: UseCase) -> None:
+def test_the_mode_comes_from_the_use_case(case: UseCase) -> None:
     assert decide(with_policy(case, mode="from_scratch"), [alert(2)], policy_state(), now=NOW).mode == "from_scratch"
 
 
-def test_asked_again_before_its_run_ended_it_is_the_same_row(case: UseCase) -> None:
+def test_a_decision_is_the_same_row_until_its_run_ends(case: UseCase) -> None:
     first = decide(case, [alert(2)], policy_state(), now=NOW)
     recorded = policy_state(last_retrain=first, last_retrain_state="pending")
     assert decide(case, [alert(2)], recorded, now=NOW + DAY) == first
@@ -214,7 +239,7 @@ def test_asked_again_before_its_run_ended_it_is_the_same_row(case: UseCase) -> N
     assert decide(case, [], recorded, now=NOW + DAY).action == "keep"
 
 
-def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(case: UseCase) -> None:
+def test_a_pending_decision_is_dropped_if_its_window_turns_out_broken(case: UseCase) -> None:
     first = decide(case, [alert(2)], policy_state(), now=NOW)
     recorded = policy_state(last_retrain=first, last_retrain_state="pending")
     found = decide(case, [alert(2), alert(2, "broken_data", "data_quality")], recorded, now=NOW)
@@ -224,7 +249,7 @@ def test_a_pending_decision_is_not_taken_up_when_its_window_turns_out_broken(cas
 # schedule ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_schedule_is_due_once_a_period(case: UseCase) -> None:
+def test_a_schedule_is_due_once_in_each_period(case: UseCase) -> None:
     weekly = with_policy(case, schedule=parse_duration("7d"))
     assert make_schedule_alert(case, policy_state(), now=NOW) is None
     assert make_schedule_alert(weekly, policy_state(), now=START + 7 * DAY - timedelta(microseconds=1)) is None
@@ -278,7 +303,7 @@ def test_decide_is_pure_and_never_trains_on_broken_data(
     assert decide(policy, alerts, at, now=NOW) == found
     shuffled = seed.sample(alerts, len(alerts))
     assert decide(policy, shuffled, at, now=NOW) == found, "the order in which alerts come doesn't matter"
-    broken = {one.window for one in alerts if one.diagnosis == "broken_data"} | set(at.quarantined)
+    broken = {alert.window for alert in alerts if alert.diagnosis == "broken_data"} | set(at.quarantined)
     for window in found.windows:
         assert at.champion_cursor is not None
         assert at.champion_cursor <= window.start
@@ -288,14 +313,16 @@ def test_decide_is_pure_and_never_trains_on_broken_data(
         assert not at.running
     recorded = at.model_copy(update={"last_retrain": found, "last_retrain_state": "pending"})
     if found.action == "retrain" and not at.running:
-        assert decide(policy, alerts, recorded, now=NOW + DAY) == found, "recorded and asked again: the same row"
+        assert decide(policy, alerts, recorded, now=NOW + DAY) == found, (
+            "a recorded decision is returned as the same row"
+        )
 
 
 @given(broken=st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=5))
-def test_cut_leaves_exactly_what_is_not_broken(broken: list[tuple[int, int]]) -> None:
+def test_cut_windows_removes_exactly_the_broken_windows(broken: list[tuple[int, int]]) -> None:
     bad = [Window(start=START + low * DAY, end=START + (low + span) * DAY) for low, span in broken]
     left = cut_windows(START, START + 10 * DAY, bad)
     for number in range(10):
         kept = any(window.start <= day(number).start and day(number).end <= window.end for window in left)
         assert kept != any(window.start <= day(number).start < window.end for window in bad)
-    assert all(one.end < other.start for one, other in pairwise(left))
+    assert all(first.end < second.start for first, second in pairwise(left))

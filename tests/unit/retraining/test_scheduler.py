@@ -1,4 +1,4 @@
-"""What a scheduler runs: the monitoring pipeline for each use case that has a champion."""
+"""The scheduler runs the monitoring pipeline of each use case that has a champion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOW = LIVE[0].end
 
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
-    """A project whose `pipelines` print what they are given."""
+    """A project whose `pipelines` print their arguments."""
     write_use_case(tmp_path)
     (tmp_path / "evermodel.yaml").write_text("")
     (tmp_path / "pipelines").mkdir()
@@ -27,7 +27,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Profile:
     return Profile(root=tmp_path)
 
 
-def crown(profile: Profile) -> None:
+def set_champion(profile: Profile) -> None:
     part = BundleRef(objective="failed", uri=str(profile.root / "bundle"), digest="d" * 64)
     release = Release(
         use_case=NAME, bundles=(part,), weights={"failed": 1.0}, cursor=NOW, created=NOW, home=str(profile.root)
@@ -41,13 +41,13 @@ def test_without_a_champion_there_is_nothing_to_monitor(profile: Profile) -> Non
     assert not (profile.scratch_folder / "runs").exists()
 
 
-def test_each_use_case_is_looked_at_and_a_wrong_one_is_said(
+def test_each_use_case_is_monitored_and_a_wrong_name_is_reported(
     profile: Profile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crown(profile)
+    set_champion(profile)
     assert scheduler.main(["pimps", NAME, "--now", NOW.isoformat()]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("error: pimps: ") and said[1] == "pumps: no decision"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: pimps: ") and lines[1] == "pumps: no decision"
     (log,) = (profile.scratch_folder / "runs").iterdir()
     uri = profile.root / "use_cases" / "pumps.yaml"
     assert log.read_text() == f"['run', 'monitoring', 'use_case={uri}', 'now={NOW.isoformat()}']\n"
