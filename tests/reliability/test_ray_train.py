@@ -20,6 +20,7 @@ from evermodel.features.training_set import TrainingRows, row_digest
 from evermodel.records import Window
 from evermodel.training.train import TrainResult, train
 from evermodel.use_case import UseCase
+from tests.support import ROOT
 from tests.support.use_cases import make_use_case
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -79,7 +80,7 @@ def running(marker: Path) -> Iterator[None]:
     """
     import ray
 
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"PYTHONPATH": path, "EVERMODEL_TEST_FALL": str(marker), "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
@@ -136,7 +137,7 @@ def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
     turn: TrainingRows, tmp_path: Path, marker: Path
 ) -> None:
     """It goes on from its last epoch."""
-    falls = make_case(f"{__name__.rpartition('.')[2]}:falling")
+    falls = make_case(f"{__name__}:falling")
     plain = fit(falls, turn, tmp_path / "plain", 0)
     assert not marker.exists()
     lost = fit(falls, turn, tmp_path / "lost", 1)
