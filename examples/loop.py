@@ -83,16 +83,7 @@ def train(project: Project, decision: Decision | None, now: datetime) -> None:
     if decision is None:
         plan = workflow.plan(project, "pumps", now=now, reason="the first champion")
     else:
-        plan = workflow.plan(
-            project,
-            "pumps",
-            now=now,
-            windows=decision.windows,
-            mode=decision.mode,
-            trigger=decision.trigger,
-            key=decision.retrain_key,
-            reason=decision.reason,
-        )
+        plan = workflow.plan_decision(project, decision)
     workflow.claim(project, plan, owner="example", now=now)
     training_set = workflow.build_training_set(project, plan)
     challenger = workflow.train(project, plan, training_set)

@@ -148,3 +148,8 @@ def test_the_pages_of_the_docs_are_all_listed() -> None:
 def test_the_page_of_the_use_case_file_is_what_the_schema_says() -> None:
     why = "run: python tests/docs/use_case_reference.py > docs/reference/use_case.md"
     assert (ROOT / "docs" / "reference" / "use_case.md").read_text() == use_case_reference.render(), why
+
+
+def test_the_readme_quotes_the_example() -> None:
+    quoted = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0].strip()
+    assert quoted and quoted in (ROOT / "examples" / "loop.py").read_text()

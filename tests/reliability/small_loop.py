@@ -71,18 +71,7 @@ def _ingest(project: Project, batch: str, now: datetime) -> None:
 
 def _train_and_promote(project: Project, decision: Decision | None, now: datetime) -> None:
     """The steps of the training pipeline."""
-    plan = workflow.plan(project, NAME, now=now)
-    if decision is not None:
-        plan = workflow.plan(
-            project,
-            NAME,
-            now=now,
-            windows=decision.windows,
-            mode=decision.mode,
-            trigger=decision.trigger,
-            key=decision.retrain_key,
-            reason=decision.reason,
-        )
+    plan = workflow.plan_decision(project, decision) if decision else workflow.plan(project, NAME, now=now)
     if not workflow.claim(project, plan, owner=lease.this_process("loop"), now=now):
         return
     with project.recording(plan, "train", now=now):

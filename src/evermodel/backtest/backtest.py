@@ -100,16 +100,7 @@ def _run_policy(
 
 def _retrain(project: BacktestProject, decision: Decision) -> report.TrainingRun | None:
     """The run of a decision, as the pipelines do it; None if its key ran before."""
-    plan = workflow.plan(
-        project,
-        decision.use_case,
-        now=decision.at,
-        windows=decision.windows,
-        mode=decision.mode,
-        trigger=decision.trigger,
-        key=decision.retrain_key,
-        reason=decision.reason,
-    )
+    plan = workflow.plan_decision(project, decision)
     if not _claim(project, plan):
         return None
     release, judged = _train(project, plan)

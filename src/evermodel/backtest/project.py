@@ -91,21 +91,8 @@ class BacktestProject(Project):
         self._training_rows.clear()
         self._training_rows[plan.key] = rows
         kept = Ref(uri=f"memory:{plan.key}", digest=rows.row_digest)
-        return TrainingSet(
-            use_case=case.name,
-            windows=rows.windows,
-            gate_window=rows.gate_window,
-            rehearsal_window=rows.rehearsal_window,
-            train=kept,
-            gate=kept,
-            rehearsal=kept if rows.rehearsal is not None else None,
-            rows=rows.train.num_rows,
-            gate_rows=rows.gate.num_rows,
-            rehearsal_rows=rows.rehearsal.num_rows if rows.rehearsal is not None else 0,
-            row_digest=rows.row_digest,
-            data_version=rows.data_version,
-            cursor=rows.cursor,
-        )
+        parts = ("train", "gate", "rehearsal") if rows.rehearsal is not None else ("train", "gate")
+        return training_set.describe(case, rows, dict.fromkeys(parts, kept))
 
     def load_training_set(self, saved: TrainingSet) -> TrainingRows:
         return self._training_rows[saved.train.uri.removeprefix("memory:")]

@@ -240,6 +240,11 @@ def save(use_case: UseCase, rows: TrainingRows, root_uri: str) -> TrainingSet:
     for part, table in _tables(rows).items():
         uri = storage.join(root_uri, f"{part}.parquet")
         refs[part] = Ref(uri=uri, digest=storage.write_table(uri, table.combine_chunks()))
+    return describe(use_case, rows, refs)
+
+
+def describe(use_case: UseCase, rows: TrainingRows, refs: Mapping[str, Ref]) -> TrainingSet:
+    """The record of a round's rows. `refs`: where the tables `train`, `gate` and perhaps `rehearsal` are."""
     return TrainingSet(
         use_case=use_case.name,
         windows=rows.windows,

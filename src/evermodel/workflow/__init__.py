@@ -10,7 +10,7 @@ from evermodel.workflow.monitoring import monitor, newest_window
 from evermodel.workflow.project import Project
 from evermodel.workflow.promotion import promote, register, rollback, sync_aliases
 from evermodel.workflow.retraining import decide, retrain, status
-from evermodel.workflow.runs import claim, plan, read_report, read_run
+from evermodel.workflow.runs import claim, plan, plan_decision, read_report, read_run
 from evermodel.workflow.serving import predict_batch, serve
 from evermodel.workflow.training import evaluate, train
 
@@ -27,6 +27,7 @@ __all__ = [
     "newest_window",
     "parse_mode",
     "plan",
+    "plan_decision",
     "predict_batch",
     "promote",
     "read_report",

@@ -8,7 +8,7 @@ from datetime import datetime
 from evermodel import storage
 from evermodel.errors import InputError, nearest
 from evermodel.ledger import lease
-from evermodel.records import EvaluationReport, Mode, Plan, Release, TrainingSet, Window
+from evermodel.records import Decision, EvaluationReport, Mode, Plan, Release, TrainingSet, Window
 from evermodel.retraining import planning
 from evermodel.run_folder import RunFolder
 from evermodel.workflow.project import Project
@@ -48,6 +48,20 @@ def plan(
         trigger=trigger,
         key=key,
         reason=reason,
+    )
+
+
+def plan_decision(project: Project, decision: Decision) -> Plan:
+    """The plan of the run that a decision asks for."""
+    return plan(
+        project,
+        decision.use_case,
+        now=decision.at,
+        windows=decision.windows,
+        mode=decision.mode,
+        trigger=decision.trigger,
+        key=decision.retrain_key,
+        reason=decision.reason,
     )
 
 
