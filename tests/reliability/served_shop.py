@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from evermodel.features.training_set import TrainingRows
 from evermodel.records import Release, Window
 from evermodel.training.release import train_release
 from evermodel.use_case import UseCase
+from tests.support.training_rows import make_training_rows
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -68,18 +68,7 @@ def make_release(shop: UseCase, out: Path, *, seed: int) -> Release:
             "label:bought": (price + rng.normal(0, 20, n) < 50).astype(float),
         }
     )
-    window = Window(start=times[0], end=NOW)
-    training_rows = TrainingRows(
-        train=rows,
-        gate=rows,
-        rehearsal=None,
-        windows=(window,),
-        gate_window=window,
-        rehearsal_window=None,
-        row_digest="0" * 64,
-        cursor=NOW,
-        data_version="0" * 64,
-    )
+    training_rows = make_training_rows(rows, rows, window=Window(start=times[0], end=NOW))
     home = str(out / f"release-{seed}")
     trained = train_release(
         shop, training_rows, parent=None, mode="from_scratch", trigger=None, now=NOW, out=home, seed=seed

@@ -14,6 +14,7 @@ from evermodel.features.training_set import TrainingRows
 from evermodel.records import BundleRef, Release, Window
 from evermodel.scores import ScoreKind, Scores
 from evermodel.use_case import UseCase
+from tests.support.training_rows import make_training_rows
 from tests.support.use_cases import make_use_case
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,18 +60,7 @@ def table(num_rows: int, *, seed: int = 0, first: int = 0, share_x: float = 1.0)
 
 
 def training_rows(train: pa.Table, gate: pa.Table, *, rehearsal: pa.Table | None = None) -> TrainingRows:
-    window = Window(start=START, end=NOW)
-    return TrainingRows(
-        train=train,
-        gate=gate,
-        rehearsal=rehearsal,
-        windows=(window,),
-        gate_window=window,
-        rehearsal_window=None,
-        row_digest="0" * 64,
-        cursor=NOW,
-        data_version="0" * 64,
-    )
+    return make_training_rows(train, gate, window=Window(start=START, end=NOW), rehearsal=rehearsal)
 
 
 @dataclass(frozen=True)
