@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.cluster import Namespace, missing
 from tests.e2e.deployment import CLIENTS, NAMESPACE, USE_CASE, Deployment, remove
-from tests.e2e.load_client import FIRST_RUN, First, Visitors
+from tests.e2e.load_client import FIRST_RUN, First, LoadClient
 
 HERE = Path(__file__).parent
 SCENARIOS = ("install", "loop", "training", "faults", "security")
@@ -65,17 +65,17 @@ def deployment(images: dict[str, str]) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="session")
-def visitors(deployment: Deployment) -> Visitors:
-    found = Visitors(deployment)
+def load_client(deployment: Deployment) -> LoadClient:
+    found = LoadClient(deployment)
     found.arrive()
     return found
 
 
 @pytest.fixture(scope="session")
-def first(deployment: Deployment, visitors: Visitors, tmp_path_factory: pytest.TempPathFactory) -> First:
+def first(deployment: Deployment, load_client: LoadClient, tmp_path_factory: pytest.TempPathFactory) -> First:
     """The first champion: trained on the history, which came through Kafka."""
     events = tmp_path_factory.mktemp("events")
-    sent = visitors.history()
+    sent = load_client.history()
     deployment.read_state(f"{USE_CASE}/events", events)
     run = deployment.evermodel("retrain", USE_CASE, *FIRST_RUN, timeout=1200)
     return First(sent, events, run)

@@ -39,7 +39,7 @@ CHART = ROOT / "helm" / "evermodel"
 RELEASE = "evermodel"
 USE_CASE = "restaurants"
 NAMESPACE = os.environ.get("E2E_NAMESPACE", "evermodel-e2e")
-CLIENTS = f"{NAMESPACE}-clients"  # from where visitors come: another namespace, with a label that serving lets in
+CLIENTS = f"{NAMESPACE}-clients"  # the namespace of the load client: another one, with a label that serving lets in
 FIRST_DAY = datetime(2026, 1, 19, tzinfo=UTC)  # after the history of the use case's simulator
 SERVING_HEAD = "app.kubernetes.io/component=serving-head"
 SERVING_WORKER = "app.kubernetes.io/component=serving-worker"
@@ -63,7 +63,7 @@ class Deployment:
         """Namespaces and Secrets, with values that are nowhere else: they must never be seen."""
         made = cls(Namespace(NAMESPACE), Namespace(CLIENTS), images)
         made.space.create()
-        made.clients.create(**{"evermodel.io/visitors": "yes"})
+        made.clients.create(**{"evermodel.io/load-client": "yes"})
         for name in ("postgresql", "redis", "gcs-redis"):
             made._secret(name, password=made._canary(name))
         access, secret = made._canary("s3-access"), made._canary("s3-secret")
@@ -99,7 +99,7 @@ class Deployment:
 
     def values(self) -> Object:
         """What the chart needs here: images, the names of Secrets, and the cluster's own peers."""
-        visitors: list[Object] = [{"namespaceSelector": {"matchLabels": {"evermodel.io/visitors": "yes"}}}]
+        load_client: list[Object] = [{"namespaceSelector": {"matchLabels": {"evermodel.io/load-client": "yes"}}}]
         values: Object = yaml.safe_load((ROOT / "tests" / "e2e" / "values.yaml").read_text())
         for role, image in self.images.items():
             repository, _, digest = image.partition("@")
@@ -107,7 +107,7 @@ class Deployment:
         values["networkPolicy"] = {
             "dns": dns_peers(),
             "apiServer": api_server_peers(),
-            "ingress": {"serving": [*visitors, *outside_peers()], "kafka": visitors},
+            "ingress": {"serving": [*load_client, *outside_peers()], "kafka": load_client},
         }
         if endpoint := os.environ.get("E2E_KFP_ENDPOINT"):  # a Kubeflow Pipelines that asks for no token
             kfp = {"endpoint": endpoint, "namespace": os.environ.get("E2E_KFP_NAMESPACE", "")}

@@ -20,7 +20,7 @@ from tests.e2e.deployment import FIRST_DAY, RELEASE, USE_CASE, Deployment
 from tests.support import ROOT
 
 HERE = Path(__file__).parent
-POD = "visitors"
+POD = "load-client"
 PROJECT = "/etc/evermodel/project"
 
 
@@ -45,7 +45,7 @@ class First:
 
 
 @dataclass(frozen=True)
-class Visitors:
+class LoadClient:
     """What the pod is asked to do."""
 
     deployment: Deployment
@@ -61,7 +61,7 @@ class Visitors:
             "evermodel.yaml": yaml.safe_dump(profile),
             f"{USE_CASE}.yaml": (ROOT / "use_cases" / f"{USE_CASE}.yaml").read_text(),
             "load.py": (HERE / "load.py").read_text(),
-            "market.py": (HERE / "market.py").read_text(),
+            "marketplaces.py": (HERE / "marketplaces.py").read_text(),
         }
         paths = [{"key": name, "path": name} for name in files if name != f"{USE_CASE}.yaml"]
         paths.append({"key": f"{USE_CASE}.yaml", "path": f"use_cases/{USE_CASE}.yaml"})
@@ -106,7 +106,7 @@ class Visitors:
                 },
             },
         )
-        until("the visitors' pod", lambda: space.ready_pods(f"app={POD}") or None, seconds=120)
+        until("the pod of the load client", lambda: space.ready_pods(f"app={POD}") or None, seconds=120)
 
     def _node(self) -> str:
         """Where the GCS Redis is: the other node is drained, since a volume on a node's own disk can't follow its pod."""
@@ -118,12 +118,12 @@ class Visitors:
         return self._market("history", str(HISTORY))
 
     def live(self, window: Window) -> dict[str, int]:
-        """Visitors who are ranked for over HTTP, and what they do, sent to Kafka and taken in; rows by topic."""
+        """LoadClient who are ranked for over HTTP, and what they do, sent to Kafka and taken in; rows by topic."""
         return self._market("live", str(window), self.deployment.serving_url)
 
     def _market(self, *words: str) -> dict[str, int]:
         before = self.deployment.ingested()
-        said = self.deployment.clients.exec(POD, "python", f"{PROJECT}/market.py", *words, timeout=600)
+        said = self.deployment.clients.exec(POD, "python", f"{PROJECT}/marketplaces.py", *words, timeout=600)
         sent: dict[str, int] = json.loads(said.splitlines()[-1])
 
         def arrived() -> bool:

@@ -1,7 +1,7 @@
-"""The marketplace, run in a pod: visitors that ask serving over HTTP, and what they do, as events in Kafka.
+"""The marketplace, run in a pod: clients that ask serving over HTTP, and what they do, as events in Kafka.
 
-    python market.py history START..END     the weeks without a model, as the use case's simulator has them
-    python market.py live START..END        requests ranked by whoever serves, then impressions and outcomes
+    python marketplaces.py history START..END     the weeks without a model, as the use case's simulator has them
+    python marketplaces.py live START..END        requests ranked by whoever serves, then impressions and outcomes
 
 Prints one line of JSON: the rows produced to each topic, and which releases answered. Events are sent as a producer of
 any language would: one JSON object a row, times in ISO 8601, acknowledged by the broker before it counts.

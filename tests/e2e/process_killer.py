@@ -28,14 +28,14 @@ sys.exit("no first process of that container here")
 
 
 @dataclass(frozen=True)
-class Surgeon:
+class ProcessKiller:
     space: Namespace
-    APP: ClassVar[str] = "surgeon"
+    APP: ClassVar[str] = "process_killer"
 
     @classmethod
     @contextmanager
-    def at_work(cls, deployment: Deployment) -> Iterator[Surgeon]:
-        made = cls(Namespace(f"{NAMESPACE}-surgeon"))
+    def at_work(cls, deployment: Deployment) -> Iterator[ProcessKiller]:
+        made = cls(Namespace(f"{NAMESPACE}-process_killer"))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.space.name, "labels": {
             "pod-security.kubernetes.io/enforce": "privileged"}}}  # fmt: skip
         run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
@@ -63,7 +63,7 @@ def pod(node: str, image: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"{Surgeon.APP}-{node}", "labels": {"app": Surgeon.APP}},
+        "metadata": {"name": f"{ProcessKiller.APP}-{node}", "labels": {"app": ProcessKiller.APP}},
         "spec": {
             "nodeName": node,
             "hostPID": True,
@@ -72,7 +72,7 @@ def pod(node: str, image: str) -> Object:
             "terminationGracePeriodSeconds": 1,
             "containers": [
                 {
-                    "name": Surgeon.APP,
+                    "name": ProcessKiller.APP,
                     "image": image,
                     "command": ["sleep", "infinity"],
                     "securityContext": {"runAsUser": 0, "privileged": True},

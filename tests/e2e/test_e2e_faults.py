@@ -1,4 +1,4 @@
-"""Visitors outside of the namespace ask 50 times a second while parts die one at a time: no request may fail.
+"""LoadClient outside of the namespace ask 50 times a second while parts die one at a time: no request may fail.
 
 Each request has 2 s, and is asked again once, 0.5 s after it failed. Times until all is whole again are printed.
 """
@@ -20,8 +20,8 @@ from tests.e2e.cluster import Failed, Namespace, Object, is_ready, name_of, node
 from tests.e2e.deployment import SERVING_HEAD as HEAD
 from tests.e2e.deployment import SERVING_WORKER as WORKER
 from tests.e2e.deployment import Deployment
-from tests.e2e.load_client import POD, Load, Visitors
-from tests.e2e.process_killer import Surgeon
+from tests.e2e.load_client import POD, Load, LoadClient
+from tests.e2e.process_killer import ProcessKiller
 
 OPERATOR = "app.kubernetes.io/component=kuberay-operator"
 RATE = 50
@@ -33,17 +33,17 @@ pytestmark = pytest.mark.usefixtures("champion")
 
 
 @pytest.fixture(scope="module")
-def surgeon(deployment: Deployment) -> Iterator[Surgeon]:
-    with Surgeon.at_work(deployment) as found:
+def process_killer(deployment: Deployment) -> Iterator[ProcessKiller]:
+    with ProcessKiller.at_work(deployment) as found:
         yield found
 
 
 @contextmanager
-def under_load(visitors: Visitors, what: str, *, seconds: float = 240) -> Iterator[Load]:
+def under_load(load_client: LoadClient, what: str, *, seconds: float = 240) -> Iterator[Load]:
     """Load around a fault; afterwards all is whole again, and how long that took is printed."""
-    deployment = visitors.deployment
+    deployment = load_client.deployment
     until("all whole before the fault", lambda: deployment.whole() or None, seconds=240)
-    with visitors.load(rate=RATE) as found:
+    with load_client.load(rate=RATE) as found:
         time.sleep(SETTLED)
         found.fault, began = time.time(), time.monotonic()
         yield found
@@ -73,16 +73,16 @@ KILLED: dict[str, Callable[[Deployment], tuple[Namespace, str]]] = {
 
 
 @pytest.mark.parametrize("what", KILLED)
-def test_sigkill(what: str, deployment: Deployment, visitors: Visitors, surgeon: Surgeon) -> None:
+def test_sigkill(what: str, deployment: Deployment, load_client: LoadClient, process_killer: ProcessKiller) -> None:
     space, selector = KILLED[what](deployment)
-    with under_load(visitors, f"SIGKILL of {what}") as found:
-        surgeon.kill(newest(space, selector))
+    with under_load(load_client, f"SIGKILL of {what}") as found:
+        process_killer.kill(newest(space, selector))
     no_request_failed(found)
 
 
 @pytest.mark.parametrize(("what", "selector", "force"), [("a worker pod", WORKER, False), ("the head", HEAD, True)])
-def test_pod_deleted(what: str, selector: str, force: bool, deployment: Deployment, visitors: Visitors) -> None:
-    with under_load(visitors, f"{'forced ' if force else ''}deletion of {what}") as found:
+def test_pod_deleted(what: str, selector: str, force: bool, deployment: Deployment, load_client: LoadClient) -> None:
+    with under_load(load_client, f"{'forced ' if force else ''}deletion of {what}") as found:
         how = ["--force", "--grace-period=0"] if force else []
         deployment.space.kubectl(
             "delete", "pod", name_of(newest(deployment.space, selector)), "--wait=false", "--now=false", *how
@@ -90,23 +90,23 @@ def test_pod_deleted(what: str, selector: str, force: bool, deployment: Deployme
     no_request_failed(found)
 
 
-def other_node(visitors: Visitors) -> str:
-    """A node with a serving worker, on which the visitors aren't."""
-    deployment = visitors.deployment
+def other_node(load_client: LoadClient) -> str:
+    """A node with a serving worker, that does not run the load client."""
+    deployment = load_client.deployment
     here = node_of(deployment.clients.get("pod", POD))
     return next(node_of(pod) for pod in deployment.space.ready_pods(WORKER) if node_of(pod) != here)
 
 
-def test_node_drained(deployment: Deployment, visitors: Visitors) -> None:
+def test_node_drained(deployment: Deployment, load_client: LoadClient) -> None:
     """Volumes of this test's stores may be bound to the node: they come back with it."""
     deployment.wait_ready()
-    node = other_node(visitors)
-    with under_load(visitors, "drain of a node") as found:
+    node = other_node(load_client)
+    with under_load(load_client, "drain of a node") as found:
         began = time.monotonic()
         try:
             run(
                 "kubectl", "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s",
-                f"--pod-selector=app!={Surgeon.APP}", timeout=200,
+                f"--pod-selector=app!={ProcessKiller.APP}", timeout=200,
             )  # fmt: skip
             print(f"\ndrained after {time.monotonic() - began:.0f} s")
             time.sleep(SETTLED)
@@ -124,7 +124,7 @@ def spread_again(deployment: Deployment) -> None:
         deployment.wait_ready()
 
 
-def test_from_outside_of_the_cluster(deployment: Deployment, surgeon: Surgeon, tmp_path: Path) -> None:
+def test_from_outside_of_the_cluster(deployment: Deployment, process_killer: ProcessKiller, tmp_path: Path) -> None:
     """The same load through a NodePort, from this machine, while a worker pod is deleted."""
     token = tmp_path / "token"
     token.write_text(deployment.tokens["caller"])
@@ -147,16 +147,16 @@ def test_from_outside_of_the_cluster(deployment: Deployment, surgeon: Surgeon, t
     no_request_failed(found)
 
 
-def test_node_lost(deployment: Deployment, visitors: Visitors) -> None:
+def test_node_lost(deployment: Deployment, load_client: LoadClient) -> None:
     """A machine that is gone without a word: recovered within two minutes, failures are counted."""
     lose, find = os.environ.get("E2E_LOSE"), os.environ.get("E2E_FIND")
     if not (lose and find):
         pytest.skip("needs E2E_LOSE and E2E_FIND: commands that cut the node $NODE off, and bring it back")
     deployment.wait_ready()
     spread_again(deployment)
-    node = other_node(visitors)
+    node = other_node(load_client)
     told = {**os.environ, "NODE": node}
-    with visitors.load(rate=RATE) as found:
+    with load_client.load(rate=RATE) as found:
         time.sleep(SETTLED)
         try:
             subprocess.run(["bash", "-c", lose], env=told, check=True, capture_output=True)

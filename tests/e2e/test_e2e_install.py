@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.cluster import helm, name_of, names, node_of, run
 from tests.e2e.deployment import RELEASE, SERVING_HEAD, SERVING_WORKER, Deployment
-from tests.e2e.load_client import Visitors
+from tests.e2e.load_client import LoadClient
 
 
 def test_every_pod_is_ready_and_restricted(deployment: Deployment) -> None:
@@ -55,14 +55,14 @@ def test_helm_test_is_green(deployment: Deployment) -> None:
 
 
 @pytest.mark.usefixtures("champion")
-def test_upgrade_and_rollback_fail_no_request(deployment: Deployment, visitors: Visitors) -> None:
+def test_upgrade_and_rollback_fail_no_request(deployment: Deployment, load_client: LoadClient) -> None:
     """N−1 → N → N−1, where N changes every pod of ours: other environments, so other templates."""
     champion = deployment.champion()
     values = deployment.values()
     for part in ("control", "serving", "ingester", "mlflow"):
         values[part] = {**values[part], "env": {"E2E_VERSION": "2"}}
     deployment.wait_ready()
-    with visitors.load(rate=10, seconds=900) as found:
+    with load_client.load(rate=10, seconds=900) as found:
         took = []
         for step in (
             lambda: deployment.install(values=values),

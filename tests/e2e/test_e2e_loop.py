@@ -21,7 +21,7 @@ import pytest
 from evermodel.records import Window
 from tests.e2e.cluster import Failed, until
 from tests.e2e.deployment import RELEASE, USE_CASE, Deployment
-from tests.e2e.load_client import FIRST_RUN, First, Visitors, live_day
+from tests.e2e.load_client import FIRST_RUN, First, LoadClient, live_day
 from tests.support import ROOT
 
 QUIET, DRIFT = live_day(0), live_day(1)
@@ -67,17 +67,17 @@ def test_serving_picks_it_up_with_features_from_redis(deployment: Deployment, fi
     until("the first champion answers", lambda: deployment.live() == {first.run["release"]} or None, seconds=120)
 
 
-def test_a_quiet_day_keeps_the_champion(deployment: Deployment, visitors: Visitors, first: First) -> None:
-    visitors.live(QUIET)
+def test_a_quiet_day_keeps_the_champion(deployment: Deployment, load_client: LoadClient, first: First) -> None:
+    load_client.live(QUIET)
     assert ": keep: no alert" in tick(deployment, QUIET)
     assert deployment.champion() == first.run["release"]
 
 
 def test_drift_ends_in_a_better_live_model(
-    deployment: Deployment, visitors: Visitors, first: First, tmp_path: Path
+    deployment: Deployment, load_client: LoadClient, first: First, tmp_path: Path
 ) -> None:
     """The alert's window reaches the run, which starts from the champion's own state, and serving has what it promoted."""
-    visitors.live(DRIFT)
+    load_client.live(DRIFT)
     assert ": retrain: concept_shift" in tick(deployment, DRIFT)
     champion = deployment.champion()
     assert champion != first.run["release"]

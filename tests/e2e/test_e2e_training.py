@@ -15,7 +15,7 @@ import yaml
 
 from tests.e2e.cluster import name_of, until
 from tests.e2e.deployment import RELEASE, USE_CASE, Deployment
-from tests.e2e.load_client import Visitors, live_day
+from tests.e2e.load_client import LoadClient, live_day
 
 pytestmark = pytest.mark.usefixtures("champion")
 WORKER = "app.kubernetes.io/component=training,evermodel.io/ray=worker"
@@ -110,9 +110,9 @@ def came_to_the_same(deployment: Deployment, undisturbed: Path, again: str, to: 
     return resumed(to)
 
 
-def test_the_waiting_pod_is_killed(deployment: Deployment, visitors: Visitors) -> None:
+def test_the_waiting_pod_is_killed(deployment: Deployment, load_client: LoadClient) -> None:
     """Another pod of the Job finds the RayJob again: one run, and at most one promotion."""
-    visitors.live(LATER)
+    load_client.live(LATER)
     with asked(deployment, "--now", LATER.end.isoformat()) as result:
         until("the RayJob", lambda: deployment.space.ready_pods(WORKER) or None, seconds=400)
         (pod,) = [one for one in deployment.space.pods(PIPELINE) if one["status"]["phase"] == "Running"]
