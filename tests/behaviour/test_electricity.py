@@ -21,7 +21,7 @@ ROW = timedelta(minutes=30)
 
 @pytest.fixture(scope="module")
 def lived(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("replay")
+    out = tmp_path_factory.mktemp("backtest")
     case = use_case.load(ROOT / "use_cases" / "electricity.yaml")
     result = run_backtest(case, data_dir=shared_data, out=out, policies=("stateful", "static"))
     for life in result["policies"]:
@@ -55,9 +55,7 @@ def test_the_first_alert_is_the_drift_and_its_run_trains_on_it_alone(
     run = next(run for run in life["retrains"] if run["trigger"] == {"start": alert["start"], "end": alert["end"]})
     assert all(_window(span).start >= drift for span in run["trained_on"])
     assert _window(run["trained_on"][0]).start <= _window(alert).start < _window(run["trained_on"][-1]).end
-    assert run["rehearsal_rows"] > 0 and _window(run["rehearsal_window"]).end <= drift, (
-        "older rows only as named replay"
-    )
+    assert run["rehearsal_rows"] > 0 and _window(run["rehearsal_window"]).end <= drift, "older rows only as rehearsal"
 
 
 def test_the_manifest_in_the_bundle_proves_the_windows(lived: tuple[Path, dict[str, Any]]) -> None:

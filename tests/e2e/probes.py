@@ -19,9 +19,9 @@ PORT, RAY_PORTS = 8080, (6379, 8080, 8265, 52365)
 LISTEN = """
 import socket, sys, threading
 def serve(port):
-    door = socket.create_server(("", port))
+    server = socket.create_server(("", port))
     while True:
-        door.accept()[0].close()
+        server.accept()[0].close()
 for port in sys.argv[1:]:
     threading.Thread(target=serve, args=(int(port),)).start()
 """
@@ -46,7 +46,7 @@ Columns = dict[str, set[Address]]
 
 @dataclass(frozen=True)
 class Probe:
-    """A pod that listens, and knocks when it is told to."""
+    """A pod that listens, and knocks when it is asked to."""
 
     name: str
     space: Namespace
@@ -101,7 +101,7 @@ def of_component(space: Namespace, component: str, *, name: str = "", ports: Seq
 
 
 @contextmanager
-def standing(probes: Sequence[Probe], image: str) -> Iterator[dict[str, str]]:
+def running_probes(probes: Sequence[Probe], image: str) -> Iterator[dict[str, str]]:
     """The probes' addresses by name, while the block lasts."""
     spaces = {probe.space.name: probe.space for probe in probes}
     with ExitStack() as after:

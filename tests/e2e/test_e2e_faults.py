@@ -155,15 +155,15 @@ def test_node_lost(deployment: Deployment, load_client: LoadClient) -> None:
     deployment.wait_ready()
     spread_again(deployment)
     node = other_node(load_client)
-    told = {**os.environ, "NODE": node}
+    environment = {**os.environ, "NODE": node}
     with load_client.load(rate=RATE) as found:
         time.sleep(SETTLED)
         try:
-            subprocess.run(["bash", "-c", lose], env=told, check=True, capture_output=True)
+            subprocess.run(["bash", "-c", lose], env=environment, check=True, capture_output=True)
             found.fault = time.time()
             time.sleep(RECOVERED + 10)
         finally:
-            subprocess.run(["bash", "-c", find], env=told, check=True, capture_output=True)
+            subprocess.run(["bash", "-c", find], env=environment, check=True, capture_output=True)
     late = found.failed_after
     print(f"\na node lost: {len(late)} failed, the last {max(late, default=0)} s after the loss; {found}")
     assert max(late, default=0) <= RECOVERED and found.result["sent"] - len(late) > RATE * 60

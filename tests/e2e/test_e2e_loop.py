@@ -27,9 +27,9 @@ from tests.support import ROOT
 QUIET, DRIFT = live_day(0), live_day(1)
 
 
-def tick(deployment: Deployment, day: Window) -> str:
+def run_schedule(deployment: Deployment, day: Window) -> str:
     """The CronJob's own command in its own pod, at the end of a day; what it said."""
-    job = f"tick-{day.end:%m%d}"
+    job = f"schedule-{day.end:%m%d}"
     manifest = json.loads(
         deployment.space.kubectl(
             "create", "job", job, f"--from=cronjob/{RELEASE}-monitoring-{USE_CASE}", "--dry-run=client", "-o", "json"
@@ -55,7 +55,7 @@ def test_history_arrives_through_kafka(first: First) -> None:
 
 
 def test_the_first_champion_was_trained_on_two_nodes(deployment: Deployment, first: First, tmp_path: Path) -> None:
-    deployment.read_state(f"{USE_CASE}/turns/{first.run['key']}", tmp_path)
+    deployment.read_state(f"{USE_CASE}/runs/{first.run['key']}", tmp_path)
     workers = json.loads((tmp_path / "workers.json").read_text())
     print(f"\nrank → node: {workers}")
     for objective in {worker["objective"] for worker in workers}:
@@ -69,7 +69,7 @@ def test_serving_picks_it_up_with_features_from_redis(deployment: Deployment, fi
 
 def test_a_quiet_day_keeps_the_champion(deployment: Deployment, load_client: LoadClient, first: First) -> None:
     load_client.live(QUIET)
-    assert ": keep: no alert" in tick(deployment, QUIET)
+    assert ": keep: no alert" in run_schedule(deployment, QUIET)
     assert deployment.champion() == first.run["release"]
 
 
@@ -78,13 +78,13 @@ def test_drift_ends_in_a_better_live_model(
 ) -> None:
     """The alert's window reaches the run, which starts from the champion's own state, and serving has what it promoted."""
     load_client.live(DRIFT)
-    assert ": retrain: concept_shift" in tick(deployment, DRIFT)
+    assert ": retrain: concept_shift" in run_schedule(deployment, DRIFT)
     champion = deployment.champion()
     assert champion != first.run["release"]
-    deployment.read_state(f"{USE_CASE}/turns", tmp_path)
-    (turn,) = [place for place in tmp_path.iterdir() if place.name != first.run["key"]]
+    deployment.read_state(f"{USE_CASE}/runs", tmp_path)
+    (run,) = [place for place in tmp_path.iterdir() if place.name != first.run["key"]]
     for objective in ("order", "revenue"):
-        (place,) = turn.glob(f"{objective}/*/training.json")
+        (place,) = run.glob(f"{objective}/*/training.json")
         trained = json.loads(place.read_text())["manifest"]
         assert Window.model_validate(trained["trigger"]) == DRIFT and trained["mode"] == "stateful"
         assert Window.model_validate(trained["windows"][-1]).start < DRIFT.end
@@ -104,9 +104,13 @@ def test_the_local_profile_comes_to_the_same(
     shutil.copytree(first.events, state / "events")
 
     def python(*words: str) -> str:
-        told = {**os.environ, "EVERMODEL_PROJECT": str(project), "PYTHONPATH": f"{project}{os.pathsep}{ROOT / 'src'}"}
+        environment = {
+            **os.environ,
+            "EVERMODEL_PROJECT": str(project),
+            "PYTHONPATH": f"{project}{os.pathsep}{ROOT / 'src'}",
+        }
         done = subprocess.run(
-            [sys.executable, "-m", *words], env=told, cwd=project, capture_output=True, text=True, timeout=900
+            [sys.executable, "-m", *words], env=environment, cwd=project, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout + done.stderr
@@ -117,17 +121,17 @@ def test_the_local_profile_comes_to_the_same(
         deployment.read_state(f"{USE_CASE}/{folder}", state / folder)
     for day in (QUIET, DRIFT):
         python("evermodel.retraining.scheduler", USE_CASE, "--now", day.end.isoformat())
-    deployment.read_state(f"{USE_CASE}/turns", cluster)
+    deployment.read_state(f"{USE_CASE}/runs", cluster)
     there, here = what_came_of(cluster), what_came_of(state / "runs")
     print(f"\non the cluster: {there}\nhere:           {here}")
     assert len(here) == 2 and here == there
 
 
-def what_came_of(turns: Path) -> dict[str, list[Any]]:
+def what_came_of(runs: Path) -> dict[str, list[Any]]:
     """Of each run: its verdict and reasons, and the digests of the weights that it left."""
     found: dict[str, list[Any]] = {}
-    for turn in sorted(turns.iterdir()):
-        report = json.loads((turn / "report.json").read_text())["verdict"]
-        weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in sorted(turn.glob("*/*/weights.*"))]
-        found[turn.name] = [report["word"], report["reasons"], weights]
+    for run in sorted(runs.iterdir()):
+        report = json.loads((run / "report.json").read_text())["verdict"]
+        weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in sorted(run.glob("*/*/weights.*"))]
+        found[run.name] = [report["word"], report["reasons"], weights]
     return found

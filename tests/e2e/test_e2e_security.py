@@ -35,7 +35,7 @@ from tests.e2e.probes import (
     knock_all,
     of_component,
     running,
-    standing,
+    running_probes,
 )
 from tests.support import ROOT
 
@@ -151,7 +151,7 @@ def test_only_the_allowed_pairs_connect(deployment: Deployment, strangers: Names
     ]
     probes = [*inside, *outside]
     rows = [probe for probe in probes if probe.name != "training-2"]
-    with standing(probes, deployment.images["control"]) as own:
+    with running_probes(probes, deployment.images["control"]) as own:
         stood_for = [(name, own[name], PORT) for name in RUNS]
         stood_for += [("training", own[name], port) for name in ("training", "training-2") for port in RAY_PORTS]
         for _ in range(2):

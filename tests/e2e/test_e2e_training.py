@@ -40,9 +40,9 @@ run_ray_job(profile, "train", folder, key=again, use_case=name)
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the first champion's run, in which nobody was killed."""
-    turns = tmp_path_factory.mktemp("runs")
-    deployment.read_state(f"{USE_CASE}/turns", turns)
-    plans = {path.parent: json.loads(path.read_text()) for path in turns.glob("*/plan.json")}
+    runs = tmp_path_factory.mktemp("runs")
+    deployment.read_state(f"{USE_CASE}/runs", runs)
+    plans = {path.parent: json.loads(path.read_text()) for path in runs.glob("*/plan.json")}
     return next(folder for folder, plan in plans.items() if plan["parent"] is None and (folder / "train.done").exists())
 
 
@@ -58,20 +58,20 @@ def trained_again(deployment: Deployment, key: str, again: str) -> Iterator[None
     until(f"Job {again}", lambda: deployment.space.get("job", again)["status"].get("succeeded"), seconds=600, every=2)
 
 
-def told(deployment: Deployment, job: str) -> str:
+def log_text(deployment: Deployment, job: str) -> str:
     """What the pods of a Job have said so far."""
     pods = deployment.space.list("pods", f"batch.kubernetes.io/job-name={job}")
     return "".join(deployment.space.logs(name_of(pod)) for pod in pods)
 
 
-def losses(turn: Path) -> dict[str, float]:
-    trained = {name: next(turn.glob(f"{name}/*/training.json")) for name in OBJECTIVES}
+def losses(run_folder: Path) -> dict[str, float]:
+    trained = {name: next(run_folder.glob(f"{name}/*/training.json")) for name in OBJECTIVES}
     return {name: json.loads(path.read_text())["manifest"]["final_loss"] for name, path in trained.items()}
 
 
-def resumed(turn: Path) -> dict[str, list[int]]:
+def resumed(run_folder: Path) -> dict[str, list[int]]:
     """The epochs from which each objective went on, 0 being its first start."""
-    workers = json.loads((turn / "workers.json").read_text())
+    workers = json.loads((run_folder / "workers.json").read_text())
     return {name: sorted({one["epoch"] for one in workers if one["objective"] == name}) for name in OBJECTIVES}
 
 
@@ -91,7 +91,7 @@ def test_a_worker_is_lost_at_an_epoch(deployment: Deployment, undisturbed: Path,
     again = f"{undisturbed.name}-pod"
     with trained_again(deployment, undisturbed.name, again):
         victim = name_of(until("a worker", lambda: deployment.space.ready_pods(WORKER) or None, seconds=300)[0])
-        seen = until("an epoch", lambda: epochs(told(deployment, again)) or None, seconds=300, every=0.2)
+        seen = until("an epoch", lambda: epochs(log_text(deployment, again)) or None, seconds=300, every=0.2)
         deployment.space.kubectl("delete", "pod", victim, "--force", "--grace-period=0")
     found = came_to_the_same(deployment, undisturbed, again, tmp_path)
     print(f"\npod deleted after epoch {max(seen)}: went on from {found}")
@@ -105,7 +105,7 @@ def epochs(said: str) -> list[int]:
 
 def came_to_the_same(deployment: Deployment, undisturbed: Path, again: str, to: Path) -> dict[str, list[int]]:
     """A run whose models are those of the undisturbed one; the epochs from which each objective went on."""
-    deployment.read_state(f"{USE_CASE}/turns/{again}", to)
+    deployment.read_state(f"{USE_CASE}/runs/{again}", to)
     assert losses(to) == pytest.approx(losses(undisturbed), abs=1e-6)
     return resumed(to)
 
@@ -119,7 +119,7 @@ def test_the_waiting_pod_is_killed(deployment: Deployment, load_client: LoadClie
         job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         deployment.space.kubectl("delete", "pod", name_of(pod), "--force", "--grace-period=0")
         found_again = "found; waiting for its end"
-        until("another pod that finds it", lambda: found_again in told(deployment, job) or None, seconds=300)
+        until("another pod that finds it", lambda: found_again in log_text(deployment, job) or None, seconds=300)
         found = result()
     assert_once(deployment, found)
 

@@ -375,5 +375,8 @@ def test_with_kubeflow_pipelines_the_steps_have_what_the_chart_has() -> None:
     secrets = {mount.path.rpartition("/")[2] for mount in platform.secrets}
     assert secrets == {"postgresql", "redis", "s3"}
     (control,) = [pod for pod in pods(objects) if pod.owner.endswith("-control")]
-    told = {one["name"]: one.get("value") for one in control.spec["containers"][0]["env"]}
-    assert told["EVERMODEL_PLATFORM"] == "/etc/evermodel/project/platform.yaml" and "@sha256" in told["EVERMODEL_IMAGE"]
+    variables = {one["name"]: one.get("value") for one in control.spec["containers"][0]["env"]}
+    assert (
+        variables["EVERMODEL_PLATFORM"] == "/etc/evermodel/project/platform.yaml"
+        and "@sha256" in variables["EVERMODEL_IMAGE"]
+    )

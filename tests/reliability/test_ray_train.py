@@ -91,7 +91,7 @@ def running(marker: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def turn() -> TrainingRows:
+def rows() -> TrainingRows:
     rng = np.random.default_rng(0)
     count = 500
     x = rng.normal(size=count)
@@ -113,17 +113,17 @@ def turn() -> TrainingRows:
     )  # fmt: skip
 
 
-def fit(case: UseCase, turn: TrainingRows, out: Path, num_workers: int, **more: Any) -> TrainResult:
+def fit(case: UseCase, rows: TrainingRows, out: Path, num_workers: int, **more: Any) -> TrainResult:
     call: dict[str, Any] = {"mode": "from_scratch", "parent": None, **more}
     return train(
-        case, "y", turn, trigger=None, now=START + timedelta(days=9), out=str(out), num_workers=num_workers, **call
+        case, "y", rows, trigger=None, now=START + timedelta(days=9), out=str(out), num_workers=num_workers, **call
     )
 
 
-def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: TrainingRows, tmp_path: Path) -> None:
-    """A stateful turn, so that the workers also open the parent."""
-    parent = open_bundle(fit(case, turn, tmp_path / "parent", 0).ref)
-    later = replace(turn, cursor=turn.cursor + timedelta(hours=1))
+def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, rows: TrainingRows, tmp_path: Path) -> None:
+    """A stateful round, so that the workers also open the parent."""
+    parent = open_bundle(fit(case, rows, tmp_path / "parent", 0).ref)
+    later = replace(rows, cursor=rows.cursor + timedelta(hours=1))
     call = {"mode": "stateful", "parent": parent}
     plain, two = fit(case, later, tmp_path / "plain", 0, **call), fit(case, later, tmp_path / "two", 2, **call)
     mine, other = open_bundle(plain.ref), open_bundle(two.ref)
@@ -134,13 +134,13 @@ def test_two_workers_give_the_same_up_to_the_order_of_sums(case: UseCase, turn: 
 
 
 def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
-    turn: TrainingRows, tmp_path: Path, marker: Path
+    rows: TrainingRows, tmp_path: Path, marker: Path
 ) -> None:
     """It goes on from its last epoch."""
     falls = make_case(f"{__name__}:falling")
-    plain = fit(falls, turn, tmp_path / "plain", 0)
+    plain = fit(falls, rows, tmp_path / "plain", 0)
     assert not marker.exists()
-    lost = fit(falls, turn, tmp_path / "lost", 1)
+    lost = fit(falls, rows, tmp_path / "lost", 1)
     assert marker.exists()
     assert lost.ref.digest == plain.ref.digest
     assert lost.seconds > 0 and lost.losses == plain.losses
@@ -150,13 +150,13 @@ def test_one_worker_gives_the_plain_loops_bits_though_it_is_lost_on_the_way(
     assert {path.name for path in (tmp_path / "lost").iterdir()} == {lost.ref.uri.rsplit("/", 1)[1], "workers.json"}
 
 
-def test_tuning_tries_what_its_seed_suggests(case: UseCase, turn: TrainingRows, tmp_path: Path) -> None:
+def test_tuning_tries_what_its_seed_suggests(case: UseCase, rows: TrainingRows, tmp_path: Path) -> None:
     from evermodel.training.tuning import judge, tune_objective, with_trial
 
-    found = tune_objective(case, "y", turn, num_trials=2, seed=1, out=str(tmp_path))
+    found = tune_objective(case, "y", rows, num_trials=2, seed=1, out=str(tmp_path))
     assert len(found.trials) == 2 and found.trials[0].loss <= found.trials[1].loss
     best = found.trials[0]
     assert (found.use_case.training.learning_rate, found.use_case.training.epochs) == (best.learning_rate, best.epochs)
     assert found.use_case.objective("y").model.hidden == best.hidden
-    assert judge(with_trial(case, "y", best), "y", turn, seed=1) == best.loss
+    assert judge(with_trial(case, "y", best), "y", rows, seed=1) == best.loss
     assert not any(tmp_path.iterdir())

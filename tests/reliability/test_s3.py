@@ -210,7 +210,7 @@ def test_the_small_loop_keeps_its_state_there(
     server: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events, training sets, bundles, request logs and reports: the same verdicts, whichever store they lie in."""
-    told = []
+    results = []
     for state in (".evermodel", storage.join(server, "loop")):
         root = tmp_path_factory.mktemp("project")
         write_project(root)
@@ -222,8 +222,8 @@ def test_the_small_loop_keeps_its_state_there(
         rows = ledger.promotions("pumps")
         assert [row.release.home.startswith("s3://") for row in rows] == [state.startswith("s3://")] * 2
         digests = [part.digest for row in rows for part in row.release.bundles]
-        told.append((digests, [report.performance for report in ledger.monitoring_reports("pumps")]))
-    assert told[0] == told[1]
+        results.append((digests, [report.performance for report in ledger.monitoring_reports("pumps")]))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("way", ["written", "made", "emptied"])

